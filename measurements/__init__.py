@@ -1,0 +1,1 @@
+"""Computes, before anything boots, what a machine will measure, and explains every difference."""
