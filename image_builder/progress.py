@@ -9,7 +9,9 @@ class Progress(Protocol):
     """Receiver of progress; the command line shows it, tests ignore it."""
 
     def update(self, task: str, *, done: int, total: int) -> None:
-        """``task`` has finished ``done`` of ``total`` units (bytes, files); the same task name updates the same line."""
+        """``task`` has finished ``done`` of ``total`` units (bytes, files); the same task name updates the
+        same line.
+        """
 
 
 class NoProgress:

@@ -1,6 +1,7 @@
 """The file tree of an image: plain values, contents by reference.
 
-Paths are relative to the root, without a leading slash, ``/``-separated; the root itself is ``""``. Bytes that are not UTF-8 are held with
+Paths are relative to the root, without a leading slash, ``/``-separated; the root itself is ``""``. Bytes
+that are not UTF-8 are held with
 ``surrogateescape``. A node never holds a large file in memory: its ``content`` says where the bytes are.
 """
 
@@ -47,7 +48,9 @@ class BytesContent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileSlice:
-    """Content that is ``size`` bytes at ``offset`` of a file (a member of an unpacked archive in the cache)."""
+    """Content that is ``size`` bytes at ``offset`` of a file (a member of an unpacked archive in the
+    cache).
+    """
 
     path: Path
     offset: int
@@ -94,8 +97,10 @@ class Kind(Enum):
 class Node:
     """One entry of the tree.
 
-    ``mode`` holds permission bits only (at most 0o7777). ``content`` is set for files alone, ``target`` for symbolic links alone, ``device``
-    (major, minor) for devices alone. ``xattrs`` are (full name, value) pairs sorted by name. ``origin`` names where the node comes from:
+    ``mode`` holds permission bits only (at most 0o7777). ``content`` is set for files alone, ``target`` for
+    symbolic links alone, ``device``
+    (major, minor) for devices alone. ``xattrs`` are (full name, value) pairs sorted by name. ``origin``
+    names where the node comes from:
     a package, ``recipe``, ``keyturn`` or a build step.
     """
 

@@ -1,7 +1,9 @@
 """Measured events: what extends a register, with the input that it comes from.
 
-A register is a running hash, ``r = H(r ‖ digest)``, starting at zeros (TCG PC Client Platform Firmware Profile 1.06, section 3.2.2). An event
-has one digest per hash bank. Prediction yields these events in the order of the boot; replaying them yields the registers.
+A register is a running hash, ``r = H(r ‖ digest)``, starting at zeros (TCG PC Client Platform Firmware
+Profile 1.06, section 3.2.2). An event
+has one digest per hash bank. Prediction yields these events in the order of the boot; replaying them yields
+the registers.
 """
 
 from __future__ import annotations
@@ -63,7 +65,9 @@ class Provenance(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MeasuredEvent:
-    """One predicted extend: ``digests`` maps every bank to raw bytes; ``origin`` names the input that drives it."""
+    """One predicted extend: ``digests`` maps every bank to raw bytes; ``origin`` names the input that
+    drives it.
+    """
 
     pcr: int
     event_type: EventType
@@ -78,7 +82,9 @@ def digests_of(data: bytes) -> dict[Bank, bytes]:
     return {bank: hashlib.new(bank.value, data).digest() for bank in Bank}
 
 
-def event_over(data: bytes, *, pcr: int, event_type: EventType, description: str, origin: str) -> MeasuredEvent:
+def event_over(
+    data: bytes, *, pcr: int, event_type: EventType, description: str, origin: str
+) -> MeasuredEvent:
     """An event whose digest is plainly the hash of ``data``."""
     return MeasuredEvent(
         pcr=pcr, event_type=event_type, digests=digests_of(data), description=description, origin=origin
@@ -91,7 +97,9 @@ def extend(register: bytes, digest: bytes, *, bank: Bank) -> bytes:
 
 
 def replay(events: Iterable[MeasuredEvent], *, pcrs: Iterable[int]) -> dict[Bank, dict[int, bytes]]:
-    """Register values, by bank and PCR, after ``events``; a register without events stays zero. EV_NO_ACTION never extends."""
+    """Register values, by bank and PCR, after ``events``; a register without events stays zero.
+    EV_NO_ACTION never extends.
+    """
     registers = {bank: {pcr: bytes(bank.size) for pcr in pcrs} for bank in Bank}
     for event in events:
         if event.event_type is EventType.EV_NO_ACTION:

@@ -1,4 +1,6 @@
-"""The one way in which tests reach the vectors: real evidence, logs and firmware that are not part of the repository."""
+"""The one way in which tests reach the vectors: real evidence, logs and firmware that are not part of the
+repository.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,13 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def vectors_folder() -> Path | None:
-    """``$KEYTURN_VECTORS``, else ``../shared/vectors``, else ``vectors`` (where ``make vectors`` puts them)."""
+    """``$KEYTURN_VECTORS``, else ``../shared/vectors``, else ``vectors`` (where ``make vectors`` puts
+    them).
+    """
     named = os.environ.get("KEYTURN_VECTORS")
-    candidates = [Path(named)] if named else [REPOSITORY.parent / "shared" / "vectors", REPOSITORY / "vectors"]
+    candidates = (
+        [Path(named)] if named else [REPOSITORY.parent / "shared" / "vectors", REPOSITORY / "vectors"]
+    )
     return next((folder for folder in candidates if folder.is_dir()), None)
 
 

@@ -1,0 +1,82 @@
+"""Entry point of the ``keyturn`` command: finds the verb, runs it, turns errors into exit statuses.
+
+A verb's module is imported only when that verb is asked for, so that a quick verb stays quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from keyturn.output import Output
+from measurements.errors import ExitStatus, KeyturnError
+
+VERB_MODULES = {
+    "init": "keyturn.verb_lock",
+    "lock": "keyturn.verb_lock",
+    "fetch": "keyturn.verb_lock",
+    "store": "keyturn.verb_lock",
+    "build": "keyturn.verb_build",
+    "diff": "keyturn.verb_diff",
+    "reproduce": "keyturn.verb_diff",
+    "predict": "keyturn.verb_predict",
+    "explain": "keyturn.verb_explain",
+    "firmware": "keyturn.verb_firmware",
+    "run": "keyturn.verb_run",
+    "demo": "keyturn.verb_demo",
+    "doctor": "keyturn.verb_doctor",
+}
+
+
+class SystemCallError(KeyturnError):
+    """The operating system refused something that no module expected."""
+
+    code = "system"
+
+
+def build_app(verb: str | None) -> typer.Typer:
+    """The command tree: only the named verb's module, or all of them when the verb is not known (for help
+    and usage errors).
+    """
+    app = typer.Typer(
+        name="keyturn",
+        help="Build confidential VM images, know their registers before the first boot, boot them.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_root)
+    names = [VERB_MODULES[verb]] if verb in VERB_MODULES else sorted(set(VERB_MODULES.values()))
+    for name in names:
+        importlib.import_module(name).register(app)
+    return app
+
+
+def _root() -> None:
+    """Build confidential VM images, know their registers before the first boot, boot them."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit: 0 done, 1 a check refused, 2 bad input or usage."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    verb = next((word for word in words if not word.startswith("-")), None)
+    try:
+        build_app(verb)(args=words, prog_name="keyturn")
+    except KeyturnError as error:
+        Output.report_error(error, json="--json" in words)
+        sys.exit(int(error.exit_status))
+    except OSError as error:
+        fault = SystemCallError(
+            error.strerror or str(error),
+            subject=str(error.filename or "system call"),
+            advice="check that the path exists, is writable and that the disk has room",
+        )
+        Output.report_error(fault, json="--json" in words)
+        sys.exit(int(ExitStatus.INPUT))
+
+
+if __name__ == "__main__":
+    main()
