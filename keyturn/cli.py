@@ -27,7 +27,6 @@ VERB_MODULES = {
     "firmware": "keyturn.verb_firmware",
     "run": "keyturn.verb_run",
     "demo": "keyturn.verb_demo",
-    "doctor": "keyturn.verb_doctor",
 }
 
 

@@ -50,7 +50,7 @@ class Output:
             _console(stderr=False).print(text, highlight=False)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table for people. Cells are plain text, except ``[green]…`` style markup written by the caller."""
+        """A table for people. Cells may carry `rich` markup; escape what is not."""
         if self.json:
             return
         from rich.table import Table
