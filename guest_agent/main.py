@@ -1,0 +1,17 @@
+"""Entry point of the agent in the image: ``/usr/lib/keyturn/__main__.py``.
+
+The clock is read before anything else is imported: it tells how long the kernel and the interpreter took.
+"""
+
+from __future__ import annotations
+
+import time
+
+_STARTED_NS = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+import sys  # noqa: E402
+
+from guest_agent.agent import run_on_console  # noqa: E402
+
+if __name__ == "__main__":
+    sys.exit(run_on_console(started_us=_STARTED_NS // 1000))

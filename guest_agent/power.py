@@ -1,0 +1,72 @@
+"""Waiting for the word to stop: the power button, or SIGTERM.
+
+The kernel reports the button on an event device as ``struct input_event`` (linux/input.h, 64-bit),
+little-endian::
+
+    i64 seconds   i64 microseconds   u16 type (1 = EV_KEY)   u16 code (116 = KEY_POWER)
+    s32 value (1 = pressed)
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from measurements.errors import RefusedError
+
+_EVENT = struct.Struct("<qqHHi")
+_EV_KEY, _KEY_POWER, _PRESSED = 1, 116, 1
+
+
+class PowerError(RefusedError):
+    """Nothing can tell the machine to stop."""
+
+    code = "power"
+
+
+class Stop(Exception):  # noqa: N818
+    """SIGTERM arrived."""
+
+
+def pressed(data: bytes) -> bool:
+    """Whether the input events in ``data`` hold a press of the power button; a cut-off last event is ignored."""
+    whole = len(data) - len(data) % _EVENT.size
+    return any(event[2:] == (_EV_KEY, _KEY_POWER, _PRESSED) for event in _EVENT.iter_unpack(data[:whole]))
+
+
+def event_devices(root: Path = Path("/")) -> list[Path]:
+    """All event devices."""
+    return sorted((root / "dev/input").glob("event*"))
+
+
+def wait_for_stop(devices: Iterable[Path]) -> str:
+    """Sleep until the machine is told to stop; returns who said so. Raises ``PowerError`` without any event
+    device.
+    """
+    signal.signal(signal.SIGTERM, _stop)
+    poll = select.poll()
+    descriptors = [os.open(device, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK) for device in devices]
+    if not descriptors:
+        raise PowerError(
+            "there is no event device",
+            subject="power button",
+            advice="load the kernel modules button and evdev",
+        )
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    try:
+        while not any(pressed(os.read(ready, 64 * _EVENT.size)) for ready, _ in poll.poll()):
+            pass
+    except Stop:
+        return "SIGTERM"
+    return "power button"
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise Stop
