@@ -11,7 +11,6 @@ from pathlib import Path
 
 from guest_agent import console
 from guest_agent.facts import read_facts
-from guest_agent.image_facts import IMAGE_FACTS, ImageFacts, parse_facts
 from guest_agent.mounts import mount_all
 from guest_agent.phases import Boot, Phase
 from guest_agent.power import event_devices, wait_for_stop
@@ -19,6 +18,7 @@ from guest_agent.registers import read_banks, read_event_log
 from guest_agent.tpm_commands import extend
 from measurements.boot_report import BootReport, frame_report
 from measurements.errors import KeyturnError
+from measurements.image_facts import IMAGE_FACTS, ImageFacts, parse_facts
 from measurements.runtime_events import DEV_IMAGE, RUNTIME_BANKS, RUNTIME_PCR, RuntimeEvent, event_digest
 
 

@@ -16,7 +16,6 @@ _MODULES = (
     "guest_agent/agent.py",
     "guest_agent/console.py",
     "guest_agent/facts.py",
-    "guest_agent/image_facts.py",
     "guest_agent/mounts.py",
     "guest_agent/phases.py",
     "guest_agent/power.py",
@@ -25,6 +24,7 @@ _MODULES = (
     "measurements/__init__.py",
     "measurements/boot_report.py",
     "measurements/errors.py",
+    "measurements/image_facts.py",
     "measurements/runtime_events.py",
 )
 

@@ -35,7 +35,7 @@ class Stop(Exception):  # noqa: N818
 
 
 def pressed(data: bytes) -> bool:
-    """Whether the input events in ``data`` hold a press of the power button; a cut-off last event is ignored."""
+    """Whether ``data`` holds a press of the power button; a cut-off event at its end is ignored."""
     whole = len(data) - len(data) % _EVENT.size
     return any(event[2:] == (_EV_KEY, _KEY_POWER, _PRESSED) for event in _EVENT.iter_unpack(data[:whole]))
 
