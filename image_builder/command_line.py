@@ -21,7 +21,7 @@ DEFAULT: Final = (
     "panic=-1",
     # The kernel's memory and code stay closed to root in the guest; implies signed modules.
     "lockdown=confidentiality",
-    # The processor's generator counts as entropy, a seed that the host passes through the boot loader does not.
+    # The processor's generator counts as entropy, a seed that the host passes in does not.
     "random.trust_cpu=on",
     "random.trust_bootloader=off",
     # The host cannot send SysRq keys over the serial line.

@@ -114,8 +114,7 @@ def _taken(source: Tree, path: str) -> Node:
         raise InitrdError(
             "is not in the image",
             subject=f"/{path}",
-            advice="add the package that holds it to packages.install (busybox, dmsetup, and their
-            libraries)",
+            advice="add its package to packages.install: busybox, dmsetup, or a library of theirs",
         )
     return node
 
