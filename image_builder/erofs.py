@@ -24,9 +24,10 @@ from image_builder.erofs_format import (
     LAYOUT_SHIFT,
     MODE_TYPES,
     SLOT_SIZE,
+    SUPERBLOCK,
     SUPERBLOCK_OFFSET,
+    Superblock,
     encode_device,
-    pack_superblock,
     raw_name,
 )
 from image_builder.erofs_layout import ErofsPlan, Inode, pack_directory, plan_erofs
@@ -78,8 +79,8 @@ def write_erofs(tree: Tree, stream: ByteSink) -> ErofsSummary:
 def _metadata_block(plan: ErofsPlan, number: int, inodes: tuple[Inode, ...], reader: _ContentReader) -> bytes:
     block = bytearray(BLOCK_SIZE)
     if number == 0:
-        superblock = pack_superblock(root_nid=plan.root_nid, inodes=len(plan.inodes), blocks=plan.blocks)
-        block[SUPERBLOCK_OFFSET : SUPERBLOCK_OFFSET + len(superblock)] = superblock
+        superblock = Superblock(root_nid=plan.root_nid, inodes=len(plan.inodes), blocks=plan.blocks)
+        SUPERBLOCK.pack_into(block, SUPERBLOCK_OFFSET, *superblock)
     for inode in inodes:
         at = inode.nid * SLOT_SIZE % BLOCK_SIZE
         packed = _pack_inode(inode) + inode.xattrs + (_tail(inode, reader) if inode.tail else b"")

@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from image_builder.tree import Kind
 
@@ -102,23 +102,22 @@ def raw_name(path: str) -> bytes:
     return path.encode("utf-8", "surrogateescape")
 
 
-def pack_superblock(*, root_nid: int, inodes: int, blocks: int) -> bytes:
-    """The superblock of an image whose metadata begin at block 0, with all times and the UUID zero."""
-    return SUPERBLOCK.pack(
-        SUPERBLOCK_MAGIC,
-        0,
-        0,
-        BLOCK_BITS,
-        0,
-        root_nid,
-        inodes,
-        0,
-        0,
-        blocks,
-        0,
-        0,
-        bytes(16),
-        bytes(16),
-        0,
-        bytes(44),
-    )
+class Superblock(NamedTuple):
+    """Every field in the order of ``SUPERBLOCK``; what has a default here is always so in our images."""
+
+    magic: int = SUPERBLOCK_MAGIC
+    checksum: int = 0
+    compatible: int = 0
+    block_bits: int = BLOCK_BITS
+    extension_slots: int = 0
+    root_nid: int = 0
+    inodes: int = 0
+    build_time: int = 0
+    build_time_nanoseconds: int = 0
+    blocks: int = 0
+    metadata_block: int = 0
+    shared_xattr_block: int = 0
+    uuid: bytes = bytes(16)
+    volume_name: bytes = bytes(16)
+    incompatible: int = 0
+    rest: bytes = bytes(44)
