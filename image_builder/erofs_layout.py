@@ -92,6 +92,8 @@ def plan_erofs(tree: Tree) -> ErofsPlan:
     nodes = sorted(tree.items(), key=lambda item: raw_name(item[0]).replace(b"/", b"\0"))
     if not nodes or nodes[0][0] != "":
         raise _bad("", "the root directory is missing", "add a directory node with an empty path")
+    if nodes[0][1].kind is not Kind.DIRECTORY:
+        raise _bad("", "the root is not a directory", "add a directory node with an empty path")
     names = _names_by_directory(nodes)
     inodes: dict[str, Inode] = {}
     for path, node in nodes:
@@ -125,7 +127,9 @@ def _names_by_directory(nodes: list[tuple[str, Node]]) -> dict[str, list[bytes]]
                 path, f"the node says that its path is {node.path!r}", "store every node under its own path"
             )
         if path:
-            parent, _, name = path.rpartition("/")
+            parent, slash, name = path.rpartition("/")
+            if slash and not parent:
+                raise _bad(path, "it is an absolute path", "leave out the leading slash")
             if parent not in names:
                 raise _bad(
                     path, "its parent directory is missing or no directory", "add the directory above it"
