@@ -35,7 +35,7 @@ _DIRECTORY = struct.Struct("<II")
 _CERTIFICATE_DIRECTORY = 4
 _DIRECTORIES_AT = {0x10B: 96, 0x20B: 112}
 _CHECKSUM_AT = 64
-_LOADER_INFO = re.compile(rb"#### LoaderInfo: systemd-stub (([0-9]{1,9})[!-~]*) ####\0*")
+_LOADER_INFO = re.compile(rb"#### LoaderInfo: systemd-stub (([0-9]{1,9})(?![0-9])[!-~]*) ####\0*")
 
 Bytes = bytes | bytearray | memoryview
 
