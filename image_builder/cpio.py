@@ -165,7 +165,8 @@ def _read_member(view: memoryview, at: int, subject: str) -> CpioEntry:
     inode, mode, uid, gid, nlink, mtime, size, _, _, major, minor, name_size, _ = fields
     name_at = at + HEADER_SIZE
     raw_name = bytes(view[name_at : name_at + name_size])
-    if name_size > NAME_LIMIT + 1 or len(raw_name) != name_size or raw_name.find(b"\0") != name_size - 1:
+    complete = len(raw_name) == name_size and raw_name.find(b"\0") == name_size - 1
+    if not complete or not 1 < name_size <= NAME_LIMIT + 1:
         _refuse_format(subject, f"has a bad member name at byte {name_at}")
     offset = _aligned(name_at + name_size)
     _check_zeros(view, name_at + name_size, offset, subject)
