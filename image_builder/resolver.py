@@ -66,8 +66,16 @@ class Requirement:
         return candidate.package in self.allowed
 
 
-def resolve(universe: Universe, install: Sequence[str], *, omit: Iterable[str] = ()) -> list[IndexedPackage]:
-    """The packages that ``install`` needs, itself included, sorted by name.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resolution:
+    """The packages of an installation, sorted by name, and which omitted ones were really asked for."""
+
+    packages: tuple[IndexedPackage, ...]
+    omitted: frozenset[str]
+
+
+def resolve(universe: Universe, install: Sequence[str], *, omit: Iterable[str] = ()) -> Resolution:
+    """The packages that ``install`` needs, itself included.
 
     A package in ``omit`` is never taken and counts as present. Raises :class:`ResolveError` with the chain
     of conflict.
@@ -90,7 +98,9 @@ def resolve(universe: Universe, install: Sequence[str], *, omit: Iterable[str] =
             advice="install fewer alternatives",
         ) from None
     chosen = [candidate.package for candidate in result.mapping.values() if candidate.package is not None]
-    return sorted(chosen, key=lambda package: package.name)
+    return Resolution(
+        packages=tuple(sorted(chosen, key=lambda package: package.name)), omitted=frozenset(provider.omitted)
+    )
 
 
 _END = Requirement("end", (), None, 0, optional=True)
@@ -102,6 +112,7 @@ class _Provider(AbstractProvider[Requirement, Candidate, str]):
         self.universe = universe
         self._install = tuple(install)
         self._omit = omit
+        self.omitted: set[str] = set()
         self._chosen: Mapping[str, Candidate] = {}
         self._places: dict[str, tuple[int, ...]] = {}
         self.brought_by: dict[str, Requirement] = {}
@@ -180,10 +191,10 @@ class _Provider(AbstractProvider[Requirement, Candidate, str]):
 
     def _depends(self, parent: Candidate, package: IndexedPackage) -> Iterator[Requirement]:
         for place, group in enumerate(package.depends):
-            if any(relation.name in self._omit for relation in group):
-                continue
             solutions = self.universe.solutions(group, parent_suite=package.suite)
-            if any(solution.name in self._omit for solution in solutions):
+            names = {relation.name for relation in group} | {solution.name for solution in solutions}
+            if names & self._omit:
+                self.omitted |= names & self._omit
                 continue
             if len(solutions) > 1:
                 identifier = f"one of {show(group)}"

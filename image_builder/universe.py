@@ -29,19 +29,27 @@ class Solution:
 
 
 class Universe:
-    """``automatic`` are indexes whose highest version is the candidate, ``lending`` those of suites that
-    are only pinned to.
+    """Indexes by their part in the choice.
+
+    The highest version in ``automatic`` is the candidate; ``reluctant`` ones (marked NotAutomatic by the
+    archive) count only for packages
+    that no automatic one has; ``lending`` are suites that are only pinned to; ``others`` are looked into by
+    :meth:`in_suite` alone.
     """
 
     def __init__(
         self,
         *,
         automatic: Sequence[PackagesIndex],
+        reluctant: Sequence[PackagesIndex] = (),
         lending: Sequence[PackagesIndex] = (),
         pins: Mapping[str, str] | None = None,
+        others: Sequence[PackagesIndex] = (),
     ) -> None:
         self._automatic = tuple(automatic)
+        self._reluctant = tuple(reluctant)
         self._lending = tuple(lending)
+        self._all = tuple(dict.fromkeys((*automatic, *reluctant, *lending, *others)))
         self._pins = dict(pins or {})
         self._candidates: dict[str, IndexedPackage | None] = {}
         self._lent: dict[str, tuple[IndexedPackage, ...]] = {}
@@ -50,19 +58,22 @@ class Universe:
     @property
     def indexes(self) -> tuple[PackagesIndex, ...]:
         """All indexes, the automatic ones first."""
-        return self._automatic + self._lending
+        return self._all
 
     def candidate(self, name: str) -> IndexedPackage | None:
         """The version of ``name`` that is used unless a lending suite has to help out."""
         if name not in self._candidates:
-            suite = self._pins.get(name)
-            versions = (
-                self.in_suite(name, suite)
-                if suite is not None
-                else [package for index in self._automatic for package in index.versions(name)]
-            )
-            self._candidates[name] = newest(versions)
+            self._candidates[name] = self._find_candidate(name)
         return self._candidates[name]
+
+    def _find_candidate(self, name: str) -> IndexedPackage | None:
+        suite = self._pins.get(name)
+        if suite is not None:
+            return newest(self.in_suite(name, suite))
+        usual = newest(package for index in self._automatic for package in index.versions(name))
+        if usual is not None:
+            return usual
+        return newest(package for index in self._reluctant for package in index.versions(name))
 
     def in_suite(self, name: str, suite: str) -> list[IndexedPackage]:
         """All versions of ``name`` in ``suite``."""
@@ -109,7 +120,11 @@ class Universe:
         ]
 
     def _targets(self, name: str) -> list[str]:
-        names = dict.fromkeys(provider for index in self.indexes for provider in index.providers(name))
+        names = dict.fromkeys(
+            provider
+            for index in (*self._automatic, *self._reluctant, *self._lending)
+            for provider in index.providers(name)
+        )
         names.pop(name, None)
         providers = [provider for provider in names if self.versions(provider)]
         return [name, *sorted(providers, key=self._provider_rank)]
