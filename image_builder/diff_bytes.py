@@ -1,0 +1,89 @@
+"""Where two runs of bytes differ."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from image_builder.comparison import Difference
+
+Buffer = bytes | bytearray | memoryview | mmap.mmap
+
+BLOCK: Final = 4096
+EXACT_BLOCKS: Final = 16
+"""Differing blocks that are looked at byte by byte; later ones count as a whole."""
+JOINED_GAP: Final = 16
+"""Equal bytes between two differing ones that do not end a range."""
+MOST_SPANS: Final = 64
+"""After so many ranges the last one covers everything that differs further on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """Bytes ``start`` up to but without ``stop``."""
+
+    start: int
+    stop: int
+
+    def __str__(self) -> str:
+        return f"{self.start:#x}-{self.stop:#x}"
+
+
+def differing_spans(before: Buffer, after: Buffer) -> list[Span]:
+    """Ranges that differ, in order; what only the longer side has is a range of its own."""
+    common = min(len(before), len(after))
+    spans: list[Span] = []
+    for found in _raw_spans(memoryview(before)[:common], memoryview(after)[:common]):
+        if spans and (found.start - spans[-1].stop < JOINED_GAP or len(spans) >= MOST_SPANS):
+            spans[-1] = Span(start=spans[-1].start, stop=found.stop)
+        else:
+            spans.append(found)
+    if len(before) != len(after):
+        spans.append(Span(start=common, stop=max(len(before), len(after))))
+    return spans
+
+
+def _raw_spans(before: memoryview, after: memoryview) -> Iterator[Span]:
+    exact = EXACT_BLOCKS
+    for start in range(0, len(before), BLOCK):
+        left, right = before[start : start + BLOCK], after[start : start + BLOCK]
+        if left == right:
+            continue
+        if exact == 0:
+            yield Span(start=start, stop=start + len(left))
+            continue
+        exact -= 1
+        for at, (one, other) in enumerate(zip(left, right, strict=True)):
+            if one != other:
+                yield Span(start=start + at, stop=start + at + 1)
+
+
+def byte_differences(
+    before: Buffer, after: Buffer, *, base: int = 0, container: str = ""
+) -> tuple[Difference, ...]:
+    """One difference for each range.
+
+    ``base`` is where ``after`` begins in ``container``, named in addition.
+    """
+    found = []
+    for span in differing_spans(before, after):
+        place = ""
+        if container:
+            place = f" ({Span(start=base + span.start, stop=base + span.stop)} of {container})"
+        found.append(
+            Difference(
+                subject=f"bytes {span}{place}",
+                before=_sample(before, span),
+                after=_sample(after, span),
+            )
+        )
+    return tuple(found)
+
+
+def _sample(data: Buffer, span: Span) -> str:
+    piece = bytes(data[span.start : min(span.stop, span.start + 8)])
+    if not piece:
+        return "nothing"
+    return piece.hex() + ("…" if span.stop - span.start > len(piece) else "")
