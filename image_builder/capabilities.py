@@ -1,8 +1,8 @@
 """File capabilities: the value of the extended attribute ``security.capability``.
 
 Layout (Linux ``include/uapi/linux/capability.h``, ``struct vfs_cap_data``, revision 2; little-endian): u32
-magic 0x02000000 with bit 0 set if the capabilities become effective, u32 permitted 0-31, u32 inheritable 0-31,
-u32 permitted 32-63, u32 inheritable 32-63.
+magic 0x02000000 with bit 0 set if the capabilities become effective, u32 permitted 0-31, u32 inheritable
+0-31, u32 permitted 32-63, u32 inheritable 32-63.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ block. Two blocks of zeros end the archive, and only zeros may follow.
 
 Types: 0 and NUL regular file, 1 hard link, 2 symbolic link, 3 and 4 devices, 5 directory, 6 FIFO; L and K
 give the next member's name and link name (GNU); x gives attributes of the next member (records ``length
-key=value\\n``), g of all that follow. A global header that sets anything we read is refused, as are sparse files and
-multi-volume archives.
+key=value\\n``), g of all that follow. A global header that sets anything we read is refused, as are sparse
+files and multi-volume archives.
 """
 
 from __future__ import annotations

@@ -38,7 +38,8 @@ KIND = "unpack-1"
 class Member:
     """One member of a package: ``path`` as trees hold it, before usr-merge.
 
-    ``size`` and ``offset`` are bytes in the tar. ``link`` is the target of a symbolic link as written, or the path of a hard link's original.
+    ``size`` and ``offset`` are bytes in the tar. ``link`` is the target of a symbolic link as written, or the
+    path of a hard link's original.
     """
 
     path: str

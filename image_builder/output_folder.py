@@ -1,0 +1,75 @@
+"""Writes an output folder so that it is either complete or not there.
+
+Work happens in ``.NAME.partial-PID`` next to the folder, which takes the folder's place by a rename. What a
+killed process left behind is removed by the next run.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from image_builder.manifest import MANIFEST_NAME
+from measurements.errors import KeyturnError
+
+
+class OutputError(KeyturnError):
+    """A place that an image cannot be written to."""
+
+    code = "output"
+
+
+@contextmanager
+def new_folder(output: Path) -> Iterator[Path]:
+    """A folder to write to, which becomes ``output`` if the block ends well and vanishes otherwise.
+
+    An image that is at ``output`` is replaced; anything else there raises ``OutputError``.
+    """
+    output = output.absolute()
+    if output.exists() and not _replaceable(output):
+        raise OutputError(
+            "exists and is not an image", subject=str(output), advice="name another folder with --output"
+        )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(output)
+    partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
+    partial.mkdir()
+    try:
+        yield partial
+        _replace(partial, output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _replaceable(output: Path) -> bool:
+    return output.is_dir() and ((output / MANIFEST_NAME).is_file() or not any(output.iterdir()))
+
+
+def _replace(partial: Path, output: Path) -> None:
+    if not output.exists():
+        partial.rename(output)
+        return
+    old = output.with_name(f".{output.name}.old-{os.getpid()}")
+    output.rename(old)
+    partial.rename(output)
+    shutil.rmtree(old)
+
+
+def _remove_leftovers(output: Path) -> None:
+    for folder in output.parent.glob(f".{output.name}.*-*"):
+        kind, _, owner = folder.name.removeprefix(f".{output.name}.").partition("-")
+        if kind in {"partial", "old"} and owner.isdigit() and not _is_running(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return process != os.getpid()

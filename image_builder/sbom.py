@@ -1,0 +1,99 @@
+"""The image's bill of materials in CycloneDX 1.6 JSON, the same bytes for the same image.
+
+The serial number is a version 5 UUID of the image id, and there is no time of making.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid5
+
+from image_builder.lockfile import Lock, LockedPackage, LockedWheel
+from image_builder.provenance import package_url
+
+if TYPE_CHECKING:
+    from cyclonedx.model import HashType
+    from cyclonedx.model.component import Component
+
+SBOM_NAME = "sbom.cdx.json"
+_NAMESPACE = UUID("5b6d2c80-2a3f-5f0e-9a35-1d1d6c0f7a11")
+
+
+def sbom_bytes(*, lock: Lock, name: str, version: str, image: str) -> bytes:
+    """The document for image ``name`` with the image id ``image``."""
+    import rfc8785
+    from cyclonedx.model.bom import Bom, BomMetaData
+    from cyclonedx.model.component import Component, ComponentType
+    from cyclonedx.output.json import JsonV1Dot6
+
+    subject = Component(
+        type=ComponentType.OPERATING_SYSTEM,
+        name=name,
+        version=version,
+        bom_ref="image",
+        hashes=_sha256(image),
+    )
+    bom = Bom(
+        serial_number=uuid5(_NAMESPACE, image),
+        metadata=BomMetaData(component=subject),
+        components=[*map(_package, lock.packages), *map(_wheel, lock.wheels), *_files(lock)],
+    )
+    bom.register_dependency(subject, bom.components)
+    document = json.loads(JsonV1Dot6(bom).output_as_string())
+    # The library always notes the time of writing; the same image must give the same bytes.
+    document["metadata"].pop("timestamp", None)
+    return rfc8785.dumps(document)
+
+
+def _package(package: LockedPackage) -> Component:
+    from cyclonedx.model import Property
+    from cyclonedx.model.component import Component, ComponentType
+    from packageurl import PackageURL
+
+    return Component(
+        type=ComponentType.LIBRARY,
+        name=package.name,
+        version=package.version,
+        bom_ref=f"{package.role.value}/{package.name}",
+        purl=PackageURL.from_string(package_url(package.name, package.version, package.architecture)),
+        hashes=_sha256(package.sha256),
+        properties=[
+            Property(name="keyturn:role", value=package.role.value),
+            Property(name="keyturn:source", value=f"{package.source} {package.source_version}"),
+            Property(name="keyturn:suite", value=package.suite),
+        ],
+    )
+
+
+def _wheel(wheel: LockedWheel) -> Component:
+    from cyclonedx.model.component import Component, ComponentType
+    from packageurl import PackageURL
+
+    return Component(
+        type=ComponentType.LIBRARY,
+        name=wheel.name,
+        version=wheel.version,
+        bom_ref=f"wheel/{wheel.name}",
+        purl=PackageURL(type="pypi", name=wheel.name, version=wheel.version),
+        hashes=_sha256(wheel.sha256),
+    )
+
+
+def _files(lock: Lock) -> Iterator[Component]:
+    from cyclonedx.model.component import Component, ComponentType
+
+    for entry in (*lock.files, *lock.agent):
+        yield Component(
+            type=ComponentType.FILE,
+            name=entry.path,
+            bom_ref=f"file{entry.path}",
+            hashes=_sha256(entry.sha256),
+        )
+
+
+def _sha256(value: str) -> list[HashType]:
+    from cyclonedx.model import HashAlgorithm, HashType
+
+    return [HashType(alg=HashAlgorithm.SHA_256, content=value)]

@@ -1,0 +1,111 @@
+"""``keyturn build``: recipe and lock → image folder."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from keyturn.output import JsonOption, Output
+
+if TYPE_CHECKING:
+    from image_builder.bytecode import Runner
+    from image_builder.image import Image
+    from image_builder.lockfile import Lock
+    from image_builder.store import Store
+
+DEFAULT_OUTPUT = "image"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("build")(build)
+
+
+def build(
+    folder: Annotated[
+        Path, typer.Option("-C", "--folder", help="Folder of the recipe and its lock.")
+    ] = Path(),
+    output: Annotated[
+        Path | None, typer.Option("--output", help=f"Image folder to write (default: {DEFAULT_OUTPUT}).")
+    ] = None,
+    stores: Annotated[
+        list[Path] | None, typer.Option("--store", help="Further store folder to take inputs from.")
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Threads; says nothing about the result.")] = 0,
+    in_qemu: Annotated[
+        bool, typer.Option("--in-qemu", help="Run the guest's interpreter in a virtual machine.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Build the image of a locked recipe: the same bytes on every machine."""
+    from image_builder.build import BuildRequest, build_image
+    from image_builder.lockfile import LOCK_NAME, parse_lock, read_lock
+    from image_builder.recipe import RECIPE_NAME, parse_recipe, read_recipe
+    from image_builder.store import Store, default_store_root
+
+    out = Output(json=json)
+    started = time.monotonic()
+    read_recipe(folder / RECIPE_NAME)
+    read_lock(folder / LOCK_NAME)
+    recipe_data, lock_data = (folder / RECIPE_NAME).read_bytes(), (folder / LOCK_NAME).read_bytes()
+    request = BuildRequest(
+        recipe=parse_recipe(recipe_data),
+        recipe_data=recipe_data,
+        lock=parse_lock(lock_data),
+        lock_data=lock_data,
+        jobs=jobs or os.cpu_count() or 1,
+        runner=_qemu_runner() if in_qemu else None,
+    )
+    store = Store(default_store_root())
+    _take_from(stores or [], request.lock, store)
+    with out.progress() as progress:
+        image = build_image(request, store=store, output=output or folder / DEFAULT_OUTPUT, progress=progress)
+    _show(out, image, seconds=time.monotonic() - started)
+
+
+def _qemu_runner() -> Runner:
+    from image_builder.bytecode_qemu import qemu_runner
+
+    return qemu_runner()
+
+
+def _take_from(folders: Sequence[Path], lock: Lock, store: Store) -> None:
+    """Copy inputs that ``store`` lacks from other stores."""
+    from image_builder.store import Store
+
+    inputs = (*lock.packages, *lock.wheels, *lock.files, *lock.agent)
+    for sha256 in sorted({entry.sha256 for entry in inputs}):
+        source = next((each for each in map(Store, folders) if each.has(sha256)), None)
+        if source is not None and not store.has(sha256):
+            with store.writer(sha256, name=sha256) as stream:
+                stream.write(source.path(sha256).read_bytes())
+
+
+def _show(out: Output, image: Image, *, seconds: float) -> None:
+    from image_builder.image import Artefact
+
+    rows = [
+        (
+            artefact.value,
+            f"{image.size(artefact):,}",
+            str(image.manifest["artefacts"][artefact.value]["sha256"]),
+        )
+        for artefact in Artefact
+    ]
+    title = f"{image.name} {image.manifest['version']}"
+    out.table(title, ["artefact", "bytes", "SHA-256"], rows)
+    out.line(f"image id {image.id}")
+    out.line(f"written in {seconds:.2f} s")
+    out.result(
+        {
+            "image_id": image.id,
+            "folder": str(image.folder),
+            "seconds": round(seconds, 3),
+            "artefacts": image.manifest["artefacts"],
+        }
+    )
