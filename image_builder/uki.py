@@ -27,9 +27,12 @@ from enum import StrEnum
 from typing import NoReturn
 
 from measurements.errors import FormatError, KeyturnError
-from measurements.pe import COFF_SIZE, SECTION_HEADER_SIZE, PeFile, parse_pe, stub_version
+from measurements.pe import SECTION_HEADER_SIZE, PeFile, parse_pe, stub_version
 
 FILE_ALIGNMENT = 512
+ALIGNMENT_LIMIT = 1 << 16
+IMAGE_LIMIT = (1 << 32) - ALIGNMENT_LIMIT
+"""Bytes that an image may take in the file and in memory, so that each of its 32-bit fields holds."""
 COMMAND_LINE_LIMIT = 2047
 """Bytes of a command line that an x86 kernel takes (COMMAND_LINE_SIZE less the NUL); it cuts off what is
 longer.
@@ -79,10 +82,11 @@ def build_uki(stub: bytes, sections: Sequence[UkiSection]) -> bytes:
     ordered = sorted(sections, key=lambda section: list(SectionName).index(section.name))
     pe = _checked_stub(stub)
     _check_sections(pe, ordered)
+    address = max(section.virtual_address + section.virtual_size for section in pe.sections)
+    _check_total(pe, ordered, address)
     body = bytearray(memoryview(stub)[: _end_of_sections(pe)])
     _pad(body, pe.file_alignment)
     slot = pe.section_table_offset + len(pe.sections) * SECTION_HEADER_SIZE
-    address = max(section.virtual_address + section.virtual_size for section in pe.sections)
     added_size = 0
     for section in ordered:
         address = _round_up(address, pe.section_alignment)
@@ -105,8 +109,11 @@ def _checked_stub(stub: bytes) -> PeFile:
     if pe.certificate_entry is not None and pe.certificate_entry.table_size:
         _refuse_stub("is signed; sections cannot be added without breaking the signature")
     for alignment in (pe.file_alignment, pe.section_alignment):
-        if alignment < FILE_ALIGNMENT or alignment & (alignment - 1):
-            _refuse_stub(f"has alignment {alignment}, which is not a power of two from {FILE_ALIGNMENT} on")
+        if not FILE_ALIGNMENT <= alignment <= ALIGNMENT_LIMIT or alignment & (alignment - 1):
+            limits = f"{FILE_ALIGNMENT} to {ALIGNMENT_LIMIT}"
+            _refuse_stub(f"has alignment {alignment}, which is not a power of two from {limits}")
+    if any(section.raw_size and section.raw_offset < pe.size_of_headers for section in pe.sections):
+        _refuse_stub("has a section inside its headers")
     end = _end_of_sections(pe)
     if len(stub) > _round_up(end, pe.file_alignment) and pe.symbol_table_offset < end:
         _refuse_stub("has bytes after its last section that are not a symbol table")
@@ -131,6 +138,15 @@ def _check_sections(pe: PeFile, sections: Sequence[UkiSection]) -> None:
             f"stub without room for sections: {len(sections)} wanted, {free} free",
             subject="UKI stub",
             advice="lock a systemd-stub of 253 or later, whose headers have room for about 24 sections",
+        )
+
+
+def _check_total(pe: PeFile, sections: Sequence[UkiSection], address: int) -> None:
+    largest = max(address, _end_of_sections(pe), pe.size_of_initialised_data)
+    total = largest + sum(len(section.data) + ALIGNMENT_LIMIT for section in sections)
+    if total > IMAGE_LIMIT:
+        _refuse(
+            "table", f"would end at {total} bytes", "a PE image has less than 4 GiB: make the initrd smaller"
         )
 
 
@@ -161,15 +177,14 @@ def _check_text(section: UkiSection) -> None:
 
 def _patch_headers(body: bytearray, pe: PeFile, *, added: int, added_size: int, end_address: int) -> None:
     struct.pack_into("<HIII", body, pe.coff_offset + 2, len(pe.sections) + added, 0, 0, 0)
-    optional = pe.coff_offset + COFF_SIZE
-    (initialised,) = struct.unpack_from("<I", body, optional + 8)
-    struct.pack_into("<I", body, optional + 8, initialised + added_size)
+    optional = pe.optional_header_offset
+    struct.pack_into("<I", body, optional + 8, pe.size_of_initialised_data + added_size)
     struct.pack_into("<I", body, optional + 56, _round_up(end_address, pe.section_alignment))
     struct.pack_into("<I", body, pe.checksum_offset, 0)
 
 
 def _end_of_sections(pe: PeFile) -> int:
-    return max(section.raw_offset + section.raw_size for section in pe.sections)
+    return max(section.raw_offset + section.raw_size for section in pe.sections if section.raw_size)
 
 
 def _pad(body: bytearray, alignment: int) -> None:

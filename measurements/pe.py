@@ -4,9 +4,9 @@ Layout (Microsoft PE Format, revision of 2024; little endian): ``MZ``, u32 offse
 there ``PE\\0\\0``, then the COFF header (20 bytes: u16 machine, u16 number of sections, u32 time stamp, u32
 symbol table offset, u32 number of symbols, u16 size of the optional header, u16 characteristics), then the
 optional header (PE32: magic 0x10b, data directories from 96; PE32+: magic 0x20b, data directories from 112;
-in both u32 section alignment at 32, file alignment at 36, size of image at 56, size of headers at 60,
-checksum at 64; directory 4 is the certificate table, as file offset and size), then one header of 40 bytes
-per section.
+in both u32 size of initialised data at 8, section alignment at 32, file alignment at 36, size of image at 56,
+size of headers at 60, checksum at 64; directory 4 is the certificate table, as file offset and size), then
+one header of 40 bytes per section.
 
 The digest follows edk2 (``MeasurePeImageAndExtend`` in DxeTpm2MeasureBootLib, "Windows Authenticode Portable
 Executable Signature Format" section "Calculating the PE Image Hash"): all headers without the checksum and
@@ -75,6 +75,7 @@ class PeFile:
     symbol_table_offset: int
     coff_offset: int
     optional_header_offset: int
+    size_of_initialised_data: int
     section_alignment: int
     file_alignment: int
     size_of_image: int
@@ -112,6 +113,7 @@ def parse_pe(data: Bytes, *, subject: str = "PE image") -> PeFile:
     optional = _slice(view, optional_offset, optional_size, subject, "the optional header")
     directories_at = _directories_at(optional, subject)
     section_alignment, file_alignment = struct.unpack_from("<II", optional, 32)
+    (initialised,) = struct.unpack_from("<I", optional, 8)
     size_of_image, size_of_headers = struct.unpack_from("<II", optional, 56)
     table_offset = optional_offset + optional_size
     if not table_offset + count * SECTION_HEADER_SIZE <= size_of_headers <= len(view):
@@ -124,6 +126,7 @@ def parse_pe(data: Bytes, *, subject: str = "PE image") -> PeFile:
         symbol_table_offset=symbols,
         coff_offset=coff_offset,
         optional_header_offset=optional_offset,
+        size_of_initialised_data=initialised,
         section_alignment=section_alignment,
         file_alignment=file_alignment,
         size_of_image=size_of_image,

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pefile
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from image_builder.uki import SectionName, StubRoomError, UkiError, UkiSection, build_uki
-from measurements.errors import FormatError
+from measurements.errors import FormatError, KeyturnError
 from measurements.events import Bank, extend
 from measurements.pe import authenticode_digest, parse_pe, section_data, stub_version
 from tests.support.pe_images import installed_stub, synthetic_pe, synthetic_stub
@@ -203,7 +203,7 @@ def test_signed_stub_is_refused(tmp_path: Path) -> None:
         build_uki(signed.read_bytes(), sections())
 
 
-@pytest.mark.parametrize("alignment", [0, 1, 256, 513])
+@pytest.mark.parametrize("alignment", [0, 1, 256, 513, 1 << 17, 1 << 31])
 def test_stub_with_bad_alignment_is_refused(alignment: int) -> None:
     stub = bytearray(synthetic_stub())
     struct.pack_into("<I", stub, 0x40 + 24 + 36, alignment)
@@ -248,6 +248,20 @@ def test_longest_command_line_is_taken() -> None:
     assert section_data(parse_pe(uki), uki, ".cmdline") == b"a" * 2047
 
 
+def test_image_of_4_gib_is_refused() -> None:
+    stub = bytearray(synthetic_stub())
+    struct.pack_into("<I", stub, parse_pe(bytes(stub)).section_table_offset + 12, 0xFFFF_0000)
+    with pytest.raises(UkiError, match="would end at"):
+        build_uki(bytes(stub), sections())
+
+
+def test_stub_with_a_section_in_its_headers_is_refused() -> None:
+    stub = bytearray(synthetic_stub())
+    struct.pack_into("<I", stub, parse_pe(bytes(stub)).section_table_offset + 20, 512)
+    with pytest.raises(FormatError, match="inside its headers"):
+        build_uki(bytes(stub), sections())
+
+
 def test_repeated_sections_are_refused() -> None:
     with pytest.raises(UkiError, match=r"\.osrel: occurs 2 times"):
         build_uki(synthetic_stub(), [*sections(), UkiSection(name=SectionName.OSREL, data=b"x")])
@@ -270,3 +284,16 @@ def test_any_content_comes_back(contents: dict[SectionName, bytes]) -> None:
     pe = parse_pe(uki)
     assert {name: section_data(pe, uki, name) for name in contents} == contents
     assert len(uki) % 512 == 0
+
+
+@settings(max_examples=300)
+@given(st.integers(0x40, 0x1C0), st.binary(min_size=1, max_size=4))
+def test_changed_stubs_are_refused_or_give_whole_sections(at: int, value: bytes) -> None:
+    stub = bytearray(synthetic_stub())
+    stub[at : at + len(value)] = value
+    try:
+        uki = build_uki(bytes(stub), sections())
+    except KeyturnError:
+        return
+    pe = parse_pe(uki)
+    assert {name: section_data(pe, uki, name) for name in CONTENT} == CONTENT
