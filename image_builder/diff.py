@@ -7,6 +7,7 @@ its own manifest names was changed after the build, and that is then the cause.
 from __future__ import annotations
 
 import hashlib
+import json
 import mmap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -34,7 +35,9 @@ from image_builder.diff_origin import CauseFinder, InputFiles, Side
 from image_builder.image import Artefact
 from image_builder.lockfile import LOCK_NAME, parse_lock
 from image_builder.manifest import MANIFEST_NAME, parse_manifest
+from image_builder.provenance import PROVENANCE_NAME
 from image_builder.recipe import RECIPE_NAME
+from image_builder.sbom import SBOM_NAME
 from measurements.errors import FormatError, KeyturnError
 
 ORDER: Final = (
@@ -44,8 +47,8 @@ ORDER: Final = (
     Artefact.INITRD,
     Artefact.UKI,
     Artefact.DISK,
-    "sbom.cdx.json",
-    "provenance.json",
+    SBOM_NAME,
+    PROVENANCE_NAME,
     MANIFEST_NAME,
 )
 """Artefacts in the order of a report: what others are made from comes first."""
@@ -126,7 +129,17 @@ def _side(name: str, artefacts: Artefacts) -> Side:
         name=name,
         lock=parse_lock(bytes(artefacts[LOCK_NAME]), name=f"{name}/{LOCK_NAME}"),
         recipe=bytes(artefacts[RECIPE_NAME]),
+        tool=_tool(artefacts),
     )
+
+
+def _tool(artefacts: Artefacts) -> str:
+    """The version of keyturn in the provenance; it is not trusted, only shown."""
+    try:
+        provenance = json.loads(bytes(artefacts.get(PROVENANCE_NAME, b"")))
+        return str(provenance["predicate"]["runDetails"]["builder"]["version"]["keyturn"])
+    except (ValueError, KeyError, TypeError):
+        return "unknown"
 
 
 def _input_differences(before: Side, after: Side) -> tuple[Difference, ...]:

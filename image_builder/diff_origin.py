@@ -45,7 +45,7 @@ GENERATED: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "etc/os-release": (("image",), ()),
     "usr/lib/os-release": (("image",), ("base-files",)),
     "etc/ssl/certs/ca-certificates.crt": (("file",), ("ca-certificates",)),
-    "etc/keyturn/cmdline": (("kernel.command-line",), ()),
+    "etc/keyturn/cmdline": (("kernel.command-line", "image.dev"), ()),
     "etc/keyturn/modules": (("kernel.modules",), ("linux-image",)),
     "etc/keyturn/partition": (("image.name",), ()),
     "etc/keyturn/mount-options": (("permissions",), ()),
@@ -97,11 +97,12 @@ class StoreFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """The inputs of one image."""
+    """The inputs of one image; ``tool`` is the version of keyturn that its provenance names."""
 
     name: str
     lock: Lock
     recipe: bytes
+    tool: str
 
 
 @dataclass(slots=True, kw_only=True)
@@ -131,6 +132,7 @@ class CauseFinder:
             return (follows("the root file system"),)
         return (
             self._input(path)
+            or self._folder(path, old, new)
             or self._bytecode(path)
             or self._generated(path)
             or self._altered(path, old, new)
@@ -163,6 +165,19 @@ class CauseFinder:
         ]
         named = [change.cause for change in self.recipe if _names(change, path)]
         return (*found, *named)
+
+    def _folder(self, path: str, old: FileView | None, new: FileView | None) -> tuple[Cause, ...]:
+        """A directory that only one side has is there for what a changed package or wheel has in it."""
+        view = old or new
+        if (old and new) or view is None or view.kind is not Kind.DIRECTORY:
+            return ()
+        changes = (*self.packages, *self.wheels)
+        below = f"{path}/"
+        return tuple(
+            change.cause
+            for change in changes
+            if any(held.startswith(below) for held in self.holders[change.difference.subject] or ())
+        )
 
     def _holders(self) -> dict[str, frozenset[str] | None]:
         """Paths of every changed package and wheel, of both versions, by the subject of the change."""
@@ -226,7 +241,11 @@ class CauseFinder:
         if unread:
             text = "one of the changed inputs that are not in the store: " + ", ".join(unread)
             return (Cause(kind=CauseKind.PACKAGE, text=text),)
-        text = "no input explains it: built by another version of keyturn, or changed after the build"
+        old, new = self.before.tool, self.after.tool
+        if old != new:
+            text = f"keyturn itself: built by version {old} and by version {new}"
+        else:
+            text = f"no input explains it: other sources of keyturn {new}, or changed after the build"
         return (Cause(kind=CauseKind.BUILD_TOOL, text=text),)
 
 
