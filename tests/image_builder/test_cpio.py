@@ -129,6 +129,11 @@ def test_length_is_reported_and_a_multiple_of_512(tmp_path: Path) -> None:
     assert b"23456" in stream.getvalue()
 
 
+def test_longest_name_is_taken() -> None:
+    data = cpio_bytes(tree_of(file("x" * 4095, b"end")))
+    assert [entry.name for entry in read_cpio(data)] == [b"x" * 4095]
+
+
 class LyingContent:
     """Content that has fewer bytes than it says."""
 
@@ -181,7 +186,7 @@ def changed(at: int, value: bytes) -> bytes:
         (changed(6 + 8 * 6, b"ffffffff"), "ends inside a member"),
         (changed(6 + 8 * 11, b"ffffffff"), "bad member name"),
         (changed(6 + 8 * 11, b"00000000"), "bad member name"),
-        (changed(6 + 8 * 11, b"00000001"), "bad member name"),
+        (changed(6 + 8 * 11, b"00000001" + b"00000000" + b"\0\0"), "bad member name"),
         (changed(HEADER + 1, b"b"), "bad member name"),
         (changed(HEADER, b"\0"), "bad member name"),
         (changed(HEADER + 2 + 3, b"x"), "not zero in the padding"),
