@@ -21,7 +21,7 @@ from image_builder.disk import ROOT_NAME, DiskLayout, write_disk
 from image_builder.erofs import write_erofs
 from image_builder.gpt import partition_guid
 from image_builder.image import Artefact, Image
-from image_builder.lockfile import LOCK_NAME, Lock, LockedPackage, PackageRole, check_lock, lock_sha256
+from image_builder.lockfile import LOCK_NAME, Lock, PackageRole, check_lock, lock_sha256
 from image_builder.manifest import MANIFEST_NAME, SCHEMA, image_id, manifest_bytes
 from image_builder.modules import KernelPackages
 from image_builder.output_folder import new_folder
@@ -224,8 +224,3 @@ def _disk_facts(layout: DiskLayout) -> dict[str, Any]:
             for partition in layout.partitions
         ],
     }
-
-
-def missing_inputs(lock: Lock, store: Store) -> Sequence[LockedPackage]:
-    """Packages of ``lock`` that are not in ``store``."""
-    return [package for package in lock.packages if not store.has(package.sha256)]

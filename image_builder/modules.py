@@ -2,7 +2,7 @@
 
 Module files are ELF objects, plain or compressed (``.ko``, ``.ko.xz``, ``.ko.zst``). Their section
 ``.modinfo`` holds NUL-terminated ``key=value`` texts (Linux ``include/linux/moduleparam.h``): ``depends``
-(names, by commas), ``softdep`` (``pre: a b post: c``), ``alias``, ``name``. In names ``-`` and ``_`` are the same.
+(names, by commas), ``softdep`` (``pre: a b post: c``). In names ``-`` and ``_`` are the same.
 
 The image gets modules decompressed, so that no measured byte comes from a compressor; the signature at a
 module's end is over the plain bytes and stays valid.
@@ -76,7 +76,7 @@ class KernelPackages:
 
     @cached_property
     def config(self) -> Mapping[str, str]:
-        """The build configuration's options that matter to measurements: ``CONFIG_X`` → ``y``, ``m`` or a text.
+        """The configuration's options that matter to measurements: ``CONFIG_X`` → ``y``, ``m`` or a text.
 
         An option that is off is absent.
         """

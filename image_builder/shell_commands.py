@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 _HEREDOC = re.compile(r"<<-?\s*(['\"]?)(\w+)\1")
+_PATTERN_END = re.compile(r"[^\n;&()]*\)")
+_PLAIN = re.compile(r"[^\s;|()&\\'\"`$]+")
 _KEYWORDS = frozenset(
     {"if", "then", "elif", "else", "fi", "while", "until", "do", "done", "esac", "!", "{", "}"}
 )
@@ -121,7 +123,7 @@ class _Scanner:
         if char == ")":
             return max(depth - 1, 0), depth > 0  # without an opening one it ends a case pattern
         # ``a | b)`` is one case pattern; its first part would look like a command
-        is_pattern = char == "|" and re.match(r"[^\n;&()'\"]*\)", self.text[self.at :]) and depth == 0
+        is_pattern = char == "|" and depth == 0 and _PATTERN_END.match(self.text, self.at)
         return depth, bool(words) and not is_pattern
 
     def _skip_comment(self) -> None:
@@ -135,6 +137,9 @@ class _Scanner:
     def _word(self) -> str:
         start = self.at
         while self.at < len(self.text) and self.text[self.at] not in " \t\n;|()":
+            if plain := _PLAIN.match(self.text, self.at):
+                self.at = plain.end()
+                continue
             char = self.text[self.at]
             if char == "&" and self.text[self.at - 1] not in "<>" and self.at > start:
                 break
@@ -182,7 +187,9 @@ class _Scanner:
                 self._skip_quoted(char)
             else:
                 self.at += 1
-        self.nested.append(self.text[start : self.at - 1])
+        inner = self.text[start : self.at - 1]
+        # $((1 + 2)) is arithmetic; only substitutions in it are commands
+        self.nested.append(f': "{inner}"' if inner.startswith("(") else inner)
 
     def _skip_quoted(self, char: str) -> None:
         if char == "\\":

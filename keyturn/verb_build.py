@@ -27,16 +27,22 @@ def register(app: typer.Typer) -> None:
 
 
 def build(
-    folder: Annotated[
-        Path, typer.Option("-C", "--folder", help="Folder of the recipe and its lock.")
-    ] = Path(),
+    recipe: Annotated[Path, typer.Argument(help="The recipe; its lock lies next to it.")] = Path(
+        "keyturn.toml"
+    ),
     output: Annotated[
-        Path | None, typer.Option("--output", help=f"Image folder to write (default: {DEFAULT_OUTPUT}).")
+        Path | None,
+        typer.Option(
+            "--output", help=f"Image folder to write; {DEFAULT_OUTPUT} next to the recipe if not given."
+        ),
     ] = None,
     stores: Annotated[
-        list[Path] | None, typer.Option("--store", help="Further store folder to take inputs from.")
+        list[Path] | None,
+        typer.Option("--store", help="Further store folder to take inputs from. Repeatable."),
     ] = None,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Threads; says nothing about the result.")] = 0,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Threads; has no influence on the result.")
+    ] = None,
     in_qemu: Annotated[
         bool, typer.Option("--in-qemu", help="Run the guest's interpreter in a virtual machine.")
     ] = False,
@@ -44,27 +50,27 @@ def build(
 ) -> None:
     """Build the image of a locked recipe: the same bytes on every machine."""
     from image_builder.build import BuildRequest, build_image
-    from image_builder.lockfile import LOCK_NAME, parse_lock, read_lock
-    from image_builder.recipe import RECIPE_NAME, parse_recipe, read_recipe
+    from image_builder.lockfile import LOCK_NAME, read_lock
+    from image_builder.recipe import read_recipe
     from image_builder.store import Store, default_store_root
 
     out = Output(json=json)
     started = time.monotonic()
-    read_recipe(folder / RECIPE_NAME)
-    read_lock(folder / LOCK_NAME)
-    recipe_data, lock_data = (folder / RECIPE_NAME).read_bytes(), (folder / LOCK_NAME).read_bytes()
+    lock = recipe.with_name(LOCK_NAME)
     request = BuildRequest(
-        recipe=parse_recipe(recipe_data),
-        recipe_data=recipe_data,
-        lock=parse_lock(lock_data),
-        lock_data=lock_data,
+        recipe=read_recipe(recipe),
+        recipe_data=recipe.read_bytes(),
+        lock=read_lock(lock),
+        lock_data=lock.read_bytes(),
         jobs=jobs or os.cpu_count() or 1,
         runner=_qemu_runner() if in_qemu else None,
     )
     store = Store(default_store_root())
     _take_from(stores or [], request.lock, store)
     with out.progress() as progress:
-        image = build_image(request, store=store, output=output or folder / DEFAULT_OUTPUT, progress=progress)
+        image = build_image(
+            request, store=store, output=output or recipe.with_name(DEFAULT_OUTPUT), progress=progress
+        )
     _show(out, image, seconds=time.monotonic() - started)
 
 
@@ -78,8 +84,9 @@ def _take_from(folders: Sequence[Path], lock: Lock, store: Store) -> None:
     """Copy inputs that ``store`` lacks from other stores."""
     from image_builder.store import Store
 
-    inputs = (*lock.packages, *lock.wheels, *lock.files, *lock.agent)
-    for sha256 in sorted({entry.sha256 for entry in inputs}):
+    wanted = {entry.sha256 for entry in (*lock.packages, *lock.wheels)}
+    wanted |= {entry.sha256 for entry in (*lock.files, *lock.agent)}
+    for sha256 in sorted(wanted):
         source = next((each for each in map(Store, folders) if each.has(sha256)), None)
         if source is not None and not store.has(sha256):
             with store.writer(sha256, name=sha256) as stream:
