@@ -14,6 +14,8 @@ from typing import Any
 
 SHOWN = 12
 """Differences of one level that the text shows; the JSON has them all."""
+LONGEST = 72
+"""Characters of a value that the text shows."""
 
 
 class Change(StrEnum):
@@ -137,9 +139,14 @@ def _lines(differences: Iterable[Difference], *, indent: str) -> Iterator[str]:
 
 
 def _sides(difference: Difference) -> str:
-    if difference.before and difference.after:
-        return f": {difference.before} → {difference.after}"
-    return f": {difference.before or difference.after}" if difference.before or difference.after else ""
+    before, after = _short(difference.before), _short(difference.after)
+    if before and after:
+        return f": {before} → {after}"
+    return f": {before or after}" if before or after else ""
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def _reason(difference: Difference) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
-from image_builder.comparison import Cause, Change, Difference, follows
+from image_builder.comparison import Cause, CauseKind, Change, Difference, follows
 from image_builder.diff_bytes import Buffer, byte_differences
 from image_builder.diff_origin import CauseFinder
 from image_builder.diff_trees import cpio_views, erofs_views, tree_differences
@@ -169,7 +169,9 @@ def _section_differences(
                 before=f"{len(data[0])} bytes",
                 after=f"{len(data[1])} bytes",
                 causes=causes,
-                parts=byte_differences(data[0], data[1], base=other.raw_offset, container="the file"),
+                parts=()
+                if all(cause.kind is CauseKind.DERIVED for cause in causes)
+                else byte_differences(data[0], data[1], base=other.raw_offset, container="the file"),
             )
 
 
@@ -295,10 +297,16 @@ def _leaves(value: Any, prefix: str) -> Iterator[tuple[str, str]]:
             yield from _leaves(inner, f"{prefix}.{key}" if prefix else str(key))
     elif isinstance(value, list):
         for number, item in enumerate(value):
-            name = item.get("name", number) if isinstance(item, dict) else number
-            yield from _leaves(item, f"{prefix}[{name}]")
+            yield from _leaves(item, f"{prefix}[{_item_name(item, number)}]")
     else:
         yield prefix, str(value)
+
+
+def _item_name(item: Any, number: int) -> str:
+    """What stays the same when items are added before this one."""
+    if isinstance(item, dict):
+        return str(next((item[key] for key in ("bom-ref", "ref", "uri", "name") if key in item), number))
+    return str(item) if isinstance(item, str) else str(number)
 
 
 def raw_parts(before: Buffer, after: Buffer, finder: CauseFinder) -> Parts:

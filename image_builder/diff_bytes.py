@@ -16,6 +16,9 @@ EXACT_BLOCKS: Final = 16
 """Differing blocks that are looked at byte by byte; later ones count as a whole."""
 JOINED_GAP: Final = 16
 """Equal bytes between two differing ones that do not end a range."""
+SAMPLE: Final = 24
+"""Bytes of a range that are shown as text; half of them as hex."""
+_TEXT: Final = frozenset(range(0x20, 0x7F)) | {0x09, 0x0A, 0x0D}
 MOST_SPANS: Final = 64
 """After so many ranges the last one covers everything that differs further on."""
 
@@ -83,7 +86,12 @@ def byte_differences(
 
 
 def _sample(data: Buffer, span: Span) -> str:
-    piece = bytes(data[span.start : min(span.stop, span.start + 8)])
+    """The first bytes of a range, as text where they are text."""
+    piece = bytes(data[span.start : min(span.stop, span.start + SAMPLE)])
     if not piece:
         return "nothing"
-    return piece.hex() + ("…" if span.stop - span.start > len(piece) else "")
+    if all(byte in _TEXT for byte in piece):
+        shown, length = ascii(piece.decode("ascii")), len(piece)
+    else:
+        shown, length = piece[: SAMPLE // 2].hex(), len(piece[: SAMPLE // 2])
+    return shown + ("…" if min(span.stop, len(data)) - span.start > length else "")

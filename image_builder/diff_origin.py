@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -167,17 +167,23 @@ class CauseFinder:
         return (*found, *named)
 
     def _folder(self, path: str, old: FileView | None, new: FileView | None) -> tuple[Cause, ...]:
-        """A directory that only one side has is there for what a changed package or wheel has in it."""
+        """A directory that only one side has is there for what a changed input has in it."""
         view = old or new
         if (old and new) or view is None or view.kind is not Kind.DIRECTORY:
             return ()
-        changes = (*self.packages, *self.wheels)
-        below = f"{path}/"
+        below = f"{path.removesuffix('/__pycache__')}/"
         return tuple(
             change.cause
-            for change in changes
-            if any(held.startswith(below) for held in self.holders[change.difference.subject] or ())
+            for change in (*self.packages, *self.wheels, *self.own.values(), *self.recipe)
+            if any(held.startswith(below) for held in self._held(change))
         )
+
+    def _held(self, change: InputChange) -> Iterable[str]:
+        """Paths that a changed input brings into the image."""
+        if change.difference.subject in self.holders:
+            return self.holders[change.difference.subject] or ()
+        difference = change.difference
+        return (text.removeprefix("/") for text in (change.key, difference.before, difference.after))
 
     def _holders(self) -> dict[str, frozenset[str] | None]:
         """Paths of every changed package and wheel, of both versions, by the subject of the change."""
