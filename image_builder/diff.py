@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from image_builder.comparison import Cause, CauseKind, Change, Comparison, Difference
+from image_builder.comparison import Cause, CauseKind, Change, Comparison, Difference, follows
 from image_builder.diff_artefacts import (
     Artefacts,
     Pair,
@@ -160,6 +160,13 @@ def _artefact_differences(pair: Pair, *, names: tuple[str, str]) -> Iterator[Dif
         if (name in pair.before) != (name in pair.after):
             change = Change.ADDED if name in pair.after else Change.REMOVED
             yield Difference(subject=name, change=change, causes=pair.finder.unexplained())
+        elif name.endswith(".json") and pair.differs(name):
+            causes = (
+                (follows("the inputs and artefacts"),)
+                if pair.documented_differs
+                else pair.finder.unexplained()
+            )
+            yield Difference(subject=name, causes=causes, parts=_parts(name, pair))
         elif pair.differs(name):
             altered = (*_altered(names[0], name, pair.before), *_altered(names[1], name, pair.after))
             difference = Difference(subject=name, causes=altered, parts=_parts(name, pair))

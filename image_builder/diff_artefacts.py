@@ -43,6 +43,16 @@ class Pair:
             name in self.before and name in self.after and bytes_differ(self.before[name], self.after[name])
         )
 
+    @property
+    def documented_differs(self) -> bool:
+        """Whether anything differs that the JSON documents speak of."""
+        names = {*self.before, *self.after}
+        return any(
+            name not in self.before or name not in self.after or self.differs(name)
+            for name in names
+            if not name.endswith(".json")
+        )
+
 
 def bytes_differ(before: Buffer, after: Buffer) -> bool:
     """Whether two buffers hold different bytes."""

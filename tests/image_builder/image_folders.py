@@ -27,7 +27,15 @@ RECIPE = """\
 [image]
 name = "{name}"
 version = "1"
+[archive]
+keyring = "keyring.gpg"
+suites = ["trixie"]
+[packages]
+install = ["base"]
+[boot]
+stub-package = "systemd-boot-efi"
 [kernel]
+package = "linux-image"
 command-line = [{command_line}]
 [permissions]
 setuid = [{setuid}]

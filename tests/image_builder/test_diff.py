@@ -395,3 +395,12 @@ def test_spans_of_large_inputs_are_few() -> None:
     spans = differing_spans(before, after)
     assert len(spans) == MOST_SPANS
     assert spans[-1].stop >= len(after) - 5000
+
+
+def test_document_changed_alone_is_not_put_down_to_artefacts(tmp_path: Path) -> None:
+    FakeImage().write(tmp_path / "old")
+    FakeImage().write(tmp_path / "new")
+    (tmp_path / "new" / "sbom.cdx.json").write_text('{"components": [{"name": "extra"}]}')
+    result = compare(tmp_path / "old", tmp_path / "new", files=ALL)
+    assert find(result, "sbom.cdx.json", "components[extra].name").after == "extra"
+    assert [kind for kind, _ in causes(result)] == [CauseKind.BUILD_TOOL]
