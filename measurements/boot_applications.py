@@ -33,11 +33,12 @@ def separator(pcr: int) -> MeasuredEvent:
 
 def partition_table_event(table: PartitionTable, *, origin: str = "disk.raw") -> MeasuredEvent:
     """The boot disk's partition table."""
+    partitions = ", ".join(f"{partition.name} {partition.guid}" for partition in table.partitions)
     return event_over(
         table.event_data,
         pcr=CONFIGURATION_PCR,
         event_type=EventType.EV_EFI_GPT_EVENT,
-        description=f"GUID partition table of disk {table.disk_guid}, {len(table.partitions)} partitions",
+        description=f"GUID partition table: disk {table.disk_guid}, {partitions}",
         origin=f"partition table of {origin}",
     )
 

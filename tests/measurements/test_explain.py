@@ -1,0 +1,270 @@
+"""Explanations: each deliberate change of a boot is named, with the first difference and the fix."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from measurements.alignment import DifferenceKind
+from measurements.causes import Input
+from measurements.errors import FormatError
+from measurements.eventlog import parse_event_log
+from measurements.events import Bank, EventType, event_over
+from measurements.explain import Booted, Explanation, explain, explanation_document
+from measurements.reference import Reference, parse_reference, reference_document
+from tests.support.boot_model import (
+    ModelImage,
+    ModelMachine,
+    Shown,
+    boot_log,
+    file_path,
+    image_load_data,
+    predict,
+)
+
+MACHINE = ModelMachine()
+IMAGE = ModelImage()
+
+
+def reference(machine: ModelMachine = MACHINE, image: ModelImage = IMAGE) -> Reference:
+    document = reference_document(predict(machine, image), shape={"memory": f"{machine.memory_mib}MiB"})
+    return parse_reference(json.dumps(document).encode())
+
+
+def explained(
+    machine: ModelMachine = MACHINE,
+    image: ModelImage = IMAGE,
+    *,
+    extra: Sequence[tuple[int, Shown]] = (),
+    files: Sequence[str] = (),
+) -> Explanation:
+    log = parse_event_log(boot_log(machine, image, extra=extra))
+    return explain(reference(), Booted(log=log), initrd_files=files)
+
+
+def add_on() -> list[tuple[int, Shown]]:
+    """What an add-on with a command line, next to the UKI, makes firmware and stub measure."""
+    after = 1 + max(i for i, event in enumerate(predict(MACHINE, IMAGE).logged()) if event.pcr == 11)
+    path = file_path("\\EFI\\BOOT\\BOOTX64.EFI.extra.d\\x.addon.efi")
+    program = event_over(
+        b"add-on", pcr=4, event_type=EventType.EV_EFI_BOOT_SERVICES_APPLICATION, description="", origin=""
+    )
+    line = "init=/bin/sh\0".encode("utf-16-le")
+    parameter = event_over(line, pcr=12, event_type=EventType.EV_IPL, description="", origin="")
+    return [
+        (after, Shown(event=program, data=image_load_data(path))),
+        (after, Shown(event=parameter, data=line)),
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A deliberate change: what boots, the register of the first difference, and the input to be named."""
+
+    machine: ModelMachine = MACHINE
+    image: ModelImage = IMAGE
+    extra: Sequence[tuple[int, Shown]] = ()
+    files: Sequence[str] = ()
+    pcr: int
+    named: Input
+    detail: str = ""
+
+
+def changes() -> dict[str, Change]:
+    return {
+        "memory": Change(
+            machine=replace(MACHINE, acpi=b"tables for 1024 MiB", memory_mib=1024), pcr=1, named=Input.ACPI
+        ),
+        "command line": Change(
+            image=replace(IMAGE, command_line=b"console=ttyS0 quiet"), pcr=4, named=Input.COMMAND_LINE
+        ),
+        "initrd byte": Change(image=replace(IMAGE, initrd=b"jnitrd"), pcr=4, named=Input.INITRD),
+        "kernel": Change(image=replace(IMAGE, kernel_tail=b"\0" * 8), pcr=4, named=Input.KERNEL),
+        "boot entry order": Change(
+            machine=replace(MACHINE, order=(0, 1)), pcr=1, named=Input.BOOT_ORDER, detail="0000 0001"
+        ),
+        "disk GUID": Change(
+            image=replace(IMAGE, disk_guid=UUID(int=5)),
+            pcr=5,
+            named=Input.PARTITIONS,
+            detail=f"disk GUID {UUID(int=5)}",
+        ),
+        "partition GUID": Change(
+            image=replace(IMAGE, root_guid=UUID(int=5)),
+            pcr=5,
+            named=Input.PARTITIONS,
+            detail=f"partition root {UUID(int=5)}",
+        ),
+        "Secure Boot key": Change(
+            machine=replace(MACHINE, keys={"db": b"another"}),
+            pcr=7,
+            named=Input.SECURE_BOOT_KEYS,
+            detail="variable db",
+        ),
+        "firmware": Change(
+            machine=replace(MACHINE, version="2024.02", code=b"other"),
+            pcr=0,
+            named=Input.FIRMWARE,
+            detail="2024.02",
+        ),
+        "ESP add-on": Change(
+            extra=add_on(), pcr=4, named=Input.ESP_ADD_ON, detail="BOOTX64.EFI.extra.d\\x.addon.efi"
+        ),
+        "UKI section changed": Change(
+            image=replace(IMAGE, os_release=b"ID=other\n"), pcr=4, named=Input.UKI_SECTION, detail=".osrel"
+        ),
+        "UKI section removed": Change(
+            image=replace(IMAGE, os_release=None), pcr=4, named=Input.UKI_SECTION, detail=".osrel"
+        ),
+        "verity root": Change(
+            image=replace(IMAGE, initrd=b"other root"),
+            files=["etc/keyturn/verity"],
+            pcr=4,
+            named=Input.VERITY_ROOT,
+        ),
+        "NIC": Change(machine=MACHINE.with_nic(), pcr=1, named=Input.NIC),
+        "option ROM": Change(machine=replace(MACHINE, roms=(b"rom",)), pcr=2, named=Input.OPTION_ROM),
+    }
+
+
+@pytest.mark.parametrize("name", changes())
+def test_each_deliberate_change_is_named_at_its_first_difference(name: str) -> None:
+    change = changes()[name]
+    explanation = explained(change.machine, change.image, extra=change.extra, files=change.files)
+    assert not explanation.equal
+    first = explanation.findings[0]
+    assert (first.difference.pcr, first.cause.input) == (change.pcr, change.named)
+    assert change.detail in first.cause.detail
+    assert first.cause.fix
+
+
+def test_the_same_boot_is_equal() -> None:
+    explanation = explained()
+    assert explanation.equal
+    assert explanation.findings == ()
+    assert explanation.hints == ()
+    assert explanation.compared == len(predict(MACHINE, IMAGE).logged())
+
+
+def test_every_further_difference_is_shown() -> None:
+    explanation = explained(replace(MACHINE, version="2024.02"), replace(IMAGE, initrd=b"other"))
+    found = [(f.difference.pcr, f.cause.input) for f in explanation.findings]
+    assert found == [
+        (0, Input.FIRMWARE),
+        (4, Input.INITRD),
+        (11, Input.INITRD),
+        (9, Input.INITRD),
+    ]
+    assert all(f.difference.kind is DifferenceKind.CHANGED for f in explanation.findings)
+
+
+def test_a_network_card_is_the_cause_of_all_it_changes() -> None:
+    explanation = explained(MACHINE.with_nic())
+    assert {f.cause.input for f in explanation.findings} == {Input.NIC}
+    kinds = [(f.difference.kind, f.difference.facts.title) for f in explanation.findings]
+    assert (DifferenceKind.EXTRA, "variable Boot0002") in kinds
+
+
+def test_an_initrd_without_images_at_hand_says_what_it_may_be() -> None:
+    (first, *_) = explained(image=replace(IMAGE, initrd=b"other")).findings
+    assert "verity root" in first.cause.detail
+    (first, *_) = explained(image=replace(IMAGE, initrd=b"other"), files=["init", "modules/a.ko"]).findings
+    assert first.cause.input is Input.INITRD
+    assert "init, modules/a.ko" in first.cause.detail
+
+
+def test_memory_that_no_register_shows_is_a_hint_only() -> None:
+    explanation = explained(replace(MACHINE, memory_mib=1024))
+    assert explanation.equal
+    (hint,) = explanation.hints
+    assert "1024 MiB" in hint
+    assert "512 MiB" in hint
+
+
+def test_registers_that_the_log_does_not_yield_are_faults() -> None:
+    expected = reference()
+    log = parse_event_log(boot_log(MACHINE, IMAGE))
+    registers = {bank: dict(values) for bank, values in expected.registers.items()}
+    assert explain(expected, Booted(log=log, registers=registers)).equal
+    registers[Bank.SHA384][9] = bytes(48)
+    explanation = explain(expected, Booted(log=log, registers=registers))
+    (fault,) = explanation.faults
+    assert (fault.bank, fault.pcr) == (Bank.SHA384, 9)
+    assert "log does not yield" in fault.reason
+
+
+@pytest.mark.parametrize(("pcr", "reason"), [(10, "IMA"), (14, "development image")])
+def test_registers_beyond_the_firmwares_log_are_compared(pcr: int, reason: str) -> None:
+    expected = reference()
+    registers = {bank: dict(values) for bank, values in expected.registers.items()}
+    registers[Bank.SHA256][pcr] = b"\1" * 32
+    log = parse_event_log(boot_log(MACHINE, IMAGE))
+    (fault,) = explain(expected, Booted(log=log, registers=registers)).faults
+    assert fault.pcr == pcr
+    assert reason in fault.reason
+
+
+def test_a_development_image_shows_in_its_register() -> None:
+    expected = reference()
+    booted = predict(MACHINE, replace(IMAGE, dev=True))
+    log = parse_event_log(boot_log(MACHINE, replace(IMAGE, dev=True)))
+    explanation = explain(expected, Booted(log=log, registers=booted.registers))
+    assert [fault.pcr for fault in explanation.faults] == [14, 14]
+
+
+def test_the_document_names_the_first_difference() -> None:
+    document = explanation_document(explained(replace(MACHINE, version="2024.02")))
+    assert document["equal"] is False
+    assert document["first"]["input"] == "firmware"
+    assert document["first"]["origin"] == "machine"
+    assert json.loads(json.dumps(document)) == document
+
+
+def test_the_reference_document_has_the_published_form() -> None:
+    document = reference_document(predict(MACHINE, IMAGE), shape={"memory": "512MiB"})
+    assert set(document) == {"platform", "shape", "banks", "events"}
+    assert set(document["banks"]) == {"sha256", "sha384"}
+    assert list(document["banks"]["sha256"]) == [str(pcr) for pcr in range(15)]
+    assert set(document["events"][0]) == {"pcr", "type", "digest", "description", "source", "origin"}
+    assert {event["source"] for event in document["events"]} == {"computed"}
+
+
+def tampered(path: Sequence[str | int], value: object) -> bytes:
+    document = reference_document(predict(MACHINE, IMAGE), shape={})
+    target: Any = document
+    for key in path[:-1]:
+        target = target[key]
+    target[path[-1]] = value
+    return json.dumps(document).encode()
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (["platform"], "tdx"),
+        (["extra"], 1),
+        (["banks", "sha256", "4"], "00" * 32),
+        (["banks", "sha256", "4"], "00"),
+        (["banks", "sha512"], {}),
+        (["events", 0, "type"], "EV_NONSENSE"),
+        (["events", 0, "pcr"], 23),
+        (["events", 0, "source"], "guessed"),
+        (["events", 0, "digest", "sha256"], "AB" * 32),
+        (["events"], []),
+        (["events"], None),
+    ],
+)
+def test_reference_values_that_do_not_hold_are_refused(path: list[str | int], value: object) -> None:
+    with pytest.raises(FormatError):
+        parse_reference(tampered(path, value))
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"null", b"\xff", b"{"])
+def test_files_that_are_no_reference_are_refused(data: bytes) -> None:
+    with pytest.raises(FormatError):
+        parse_reference(data)
