@@ -25,7 +25,7 @@ class ChangeKind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockChange:
-    """One changed input. ``what`` is package, wheel, file or agent; a version is empty where there is none."""
+    """One changed input. ``what`` is package, wheel, file or agent; no version is an empty text."""
 
     what: str
     name: str

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 
 from debian_inspector.deps import parse_relationship
 
 from image_builder.debian_version import holds
+
+_RELATION = re.compile(r"[^\s()\[\]|]+(\s*\((<<|<=|=|>=|>>|<|>)\s*[^\s()]+\s*\))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +64,9 @@ def _alternatives(text: str) -> AnyOf:
 
 
 def _relation(text: str) -> Relation:
-    try:
-        parsed = parse_relationship(text)
-    except AttributeError:  # the library's way of saying that its pattern did not match
-        raise ValueError(f"bad relation {text!r}") from None
+    if not _RELATION.fullmatch(text):
+        raise ValueError(f"bad relation {text!r}")
+    parsed = parse_relationship(text)
     name, _, qualifier = parsed.name.partition(":")
     return Relation(
         name=name,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 from resolvelib import AbstractProvider, BaseReporter, Resolver
 from resolvelib.resolvers import ResolutionImpossible, ResolutionTooDeep
@@ -103,6 +103,34 @@ def resolve(universe: Universe, install: Sequence[str], *, omit: Iterable[str] =
     )
 
 
+class _Matches(Sequence[Candidate]):
+    """Candidates in the order that holds when they are looked at: what is already chosen changes during the
+    search, and ``resolvelib``
+    keeps the first order it sees of anything but a sequence.
+    """
+
+    def __init__(self, matches: Callable[[], Iterator[Candidate]]) -> None:
+        self._matches = matches
+
+    def __iter__(self) -> Iterator[Candidate]:
+        return self._matches()
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self._matches())
+
+    def __bool__(self) -> bool:
+        return next(self._matches(), None) is not None
+
+    @overload
+    def __getitem__(self, index: int) -> Candidate: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Candidate]: ...
+
+    def __getitem__(self, index: int | slice) -> Candidate | Sequence[Candidate]:
+        return list(self._matches())[index]
+
+
 _END = Requirement("end", (), None, 0, optional=True)
 """Stays undecided until everything else is decided, so that the search always asks what to decide next."""
 
@@ -160,7 +188,7 @@ class _Provider(AbstractProvider[Requirement, Candidate, str]):
         identifier: str,
         requirements: Mapping[str, Iterator[Requirement]],
         incompatibilities: Mapping[str, Iterator[Candidate]],
-    ) -> Callable[[], Iterator[Candidate]]:
+    ) -> Sequence[Candidate]:
         wanted = list(requirements[identifier])
         refused = list(incompatibilities[identifier])
 
@@ -169,7 +197,7 @@ class _Provider(AbstractProvider[Requirement, Candidate, str]):
                 if candidate not in refused and all(each.accepts(candidate) for each in wanted):
                     yield candidate
 
-        return matches
+        return _Matches(matches)
 
     def is_satisfied_by(self, requirement: Requirement, candidate: Candidate) -> bool:
         return requirement.accepts(candidate)

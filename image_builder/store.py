@@ -137,7 +137,7 @@ class Store:
 
     @contextmanager
     def writer(self, sha256: str, *, name: str) -> Iterator[IO[bytes]]:
-        """A stream whose bytes become the object when the block ends, provided that they have that SHA-256."""
+        """A stream whose bytes become the object when the block ends, if they have that SHA-256."""
         with clear_disk_errors(name), self._temporary() as stream:
             yield stream
             stream.flush()

@@ -232,11 +232,12 @@ def _report_lock(
     elif not first:
         out.line("nothing changed")
     roles = Counter(package.role for package in lock.packages)
-    root_size = sum(package.size for package in lock.packages) / 1e6
+    packages_size = sum(package.size for package in lock.packages) / 1e6
     out.line(
         f"{path.name}: {roles[PackageRole.ROOT]} packages in the root, "
-        f"{roles[PackageRole.KERNEL]} of the kernel, {len(lock.wheels)} wheels, {len(lock.files)} local files, {len(lock.agent)} files of the agent; "
-        f"{root_size:.1f} MB to fetch at most"
+        f"{roles[PackageRole.KERNEL]} of the kernel, {len(lock.wheels)} wheels, "
+        f"{len(lock.files)} local files, "
+        f"{len(lock.agent)} files of the agent; {packages_size:.1f} MB of packages"
     )
     out.result(_lock_document(path, lock, changes, kept=kept))
 
