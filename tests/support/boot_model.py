@@ -122,8 +122,8 @@ def boot_log(machine: ModelMachine, image: ModelImage, *, extra: Iterable[tuple[
         Shown(event=event, data=_data(event, {**platform, **policy}, table, machine))
         for event in predict(machine, image).logged()
     ]
-    for position, added in sorted(reversed(list(extra)), key=lambda pair: -pair[0]):
-        shown_events.insert(position, added)
+    for shift, (position, added) in enumerate(sorted(extra, key=lambda pair: pair[0])):
+        shown_events.insert(position + shift, added)
     return render(shown_events)
 
 
