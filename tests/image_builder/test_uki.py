@@ -216,6 +216,7 @@ def test_stub_with_bad_alignment_is_refused(alignment: int) -> None:
     [
         ({"cmdline": b"a=b\0c=d"}, r"\.cmdline: has the byte 0x00"),
         ({"cmdline": b"a=b\n"}, r"\.cmdline: has the byte 0x0a"),
+        ({"cmdline": b"a=\x7f"}, r"\.cmdline: has the byte 0x7f"),
         ({"cmdline": "a=ü".encode()}, r"\.cmdline: has the byte 0xc3"),
         ({"cmdline": b" a=b"}, r"\.cmdline: starts or ends with blanks"),
         ({"cmdline": b"a=b "}, r"\.cmdline: starts or ends with blanks"),

@@ -183,11 +183,12 @@ def test_every_other_byte_counts() -> None:
         assert authenticode_digest(changed, Bank.SHA384) != digest, at
 
 
-def test_certificate_entry_is_hashed_where_there_is_no_such_directory() -> None:
+def test_all_headers_but_the_checksum_count_without_a_certificate_directory() -> None:
     image = synthetic_pe(SECTIONS, directories=4)
-    assert parse_pe(image).certificate_entry is None
-    changed = patched(image, "<B", CERTIFICATES_AT + 100, 1)
-    assert authenticode_digest(changed, Bank.SHA256) != authenticode_digest(image, Bank.SHA256)
+    pe = parse_pe(image)
+    assert pe.certificate_entry is None
+    covered = image[: pe.checksum_offset] + image[pe.checksum_offset + 4 :]
+    assert authenticode_digest(image, Bank.SHA256) == hashlib.sha256(covered).digest()
 
 
 def test_parsed_headers_equal_those_of_pefile() -> None:
@@ -195,6 +196,9 @@ def test_parsed_headers_equal_those_of_pefile() -> None:
     mine, other = parse_pe(data), pefile.PE(data=data, fast_load=True)
     assert mine.machine == other.FILE_HEADER.Machine
     assert mine.time_stamp == other.FILE_HEADER.TimeDateStamp
+    assert mine.section_alignment == other.OPTIONAL_HEADER.SectionAlignment
+    assert mine.file_alignment == other.OPTIONAL_HEADER.FileAlignment
+    assert mine.size_of_initialised_data == other.OPTIONAL_HEADER.SizeOfInitializedData
     assert mine.size_of_image == other.OPTIONAL_HEADER.SizeOfImage
     assert mine.size_of_headers == other.OPTIONAL_HEADER.SizeOfHeaders
     assert mine.checksum_offset == other.OPTIONAL_HEADER.get_field_absolute_offset("CheckSum")
@@ -209,10 +213,11 @@ def test_parsed_headers_equal_those_of_pefile() -> None:
 
 
 def test_section_data_is_what_is_in_memory() -> None:
-    image = synthetic_pe([(".one", b"abc"), (".two", b"d" * 513)])
+    image = synthetic_pe([(".one", b"abc"), (".two", b"d" * 513), (".full", b"e" * 512)])
     pe = parse_pe(image)
     assert section_data(pe, image, ".one") == b"abc"
     assert section_data(pe, image, ".two") == b"d" * 513
+    assert section_data(pe, image, ".full") == b"e" * 512
     assert section_data(pe, memoryview(image), ".one") == b"abc"
 
 
