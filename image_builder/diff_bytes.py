@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -11,13 +12,12 @@ from image_builder.comparison import Difference
 
 Buffer = bytes | bytearray | memoryview | mmap.mmap
 
-BLOCK: Final = 4096
-EXACT_BLOCKS: Final = 16
-"""Differing blocks that are looked at byte by byte; later ones count as a whole."""
+BLOCK: Final = 1 << 16
 JOINED_GAP: Final = 16
 """Equal bytes between two differing ones that do not end a range."""
 SAMPLE: Final = 24
 """Bytes of a range that are shown as text; half of them as hex."""
+_DIFFERING: Final = re.compile(rb"[^\0]+")
 _TEXT: Final = frozenset(range(0x20, 0x7F)) | {0x09, 0x0A, 0x0D}
 MOST_SPANS: Final = 64
 """After so many ranges the last one covers everything that differs further on."""
@@ -49,18 +49,13 @@ def differing_spans(before: Buffer, after: Buffer) -> list[Span]:
 
 
 def _raw_spans(before: memoryview, after: memoryview) -> Iterator[Span]:
-    exact = EXACT_BLOCKS
     for start in range(0, len(before), BLOCK):
-        left, right = before[start : start + BLOCK], after[start : start + BLOCK]
+        left, right = bytes(before[start : start + BLOCK]), bytes(after[start : start + BLOCK])
         if left == right:
             continue
-        if exact == 0:
-            yield Span(start=start, stop=start + len(left))
-            continue
-        exact -= 1
-        for at, (one, other) in enumerate(zip(left, right, strict=True)):
-            if one != other:
-                yield Span(start=start + at, stop=start + at + 1)
+        mask = int.from_bytes(left, "big") ^ int.from_bytes(right, "big")
+        for found in _DIFFERING.finditer(mask.to_bytes(len(left), "big")):
+            yield Span(start=start + found.start(), stop=start + found.end())
 
 
 def byte_differences(

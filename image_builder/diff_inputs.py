@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from image_builder.comparison import Cause, CauseKind, Change, Difference
+from image_builder.debian_version import compare
 from image_builder.lockfile import Lock, LockedFile, LockedPackage, LockedSuite, LockedWheel, PackageRole
 
 _Entry = TypeVar("_Entry", LockedPackage, LockedWheel, LockedFile, LockedSuite)
@@ -37,6 +38,7 @@ def package_changes(before: Lock, after: Lock) -> list[InputChange]:
         {package_key(package): package for package in after.packages},
         kind=CauseKind.PACKAGE,
         describe=_describe_package,
+        verb=_package_verb,
     )
 
 
@@ -124,13 +126,15 @@ def _changes(
     *,
     kind: CauseKind,
     describe: Callable[[_Entry], str],
+    verb: Callable[[_Entry, _Entry], str] = lambda _, __: "changed",
 ) -> list[InputChange]:
     found = []
     for key in sorted(before.keys() | after.keys()):
         old, new = before.get(key), after.get(key)
         if old != new:
             texts = [describe(entry) if entry is not None else None for entry in (old, new)]
-            found.append(_change(key, *texts, kind=kind, word=_WORDS[kind]))
+            how = verb(old, new) if old is not None and new is not None else ""
+            found.append(_change(key, *texts, kind=kind, word=_WORDS[kind], verb=how))
     return found
 
 
@@ -143,14 +147,16 @@ _WORDS = {
 }
 
 
-def _change(key: str, old: str | None, new: str | None, *, kind: CauseKind, word: str) -> InputChange:
+def _change(
+    key: str, old: str | None, new: str | None, *, kind: CauseKind, word: str, verb: str = "changed"
+) -> InputChange:
     subject = f"{word} {key}"
     if old is None:
         change, text = Change.ADDED, f"{subject} added: {new}"
     elif new is None:
         change, text = Change.REMOVED, f"{subject} removed: {old}"
     else:
-        change, text = Change.CHANGED, f"{subject} changed: {old} → {new}"
+        change, text = Change.CHANGED, f"{subject} {verb}: {old} → {new}"
     cause = Cause(kind=kind, text=text)
     return InputChange(
         key=key,
@@ -158,6 +164,13 @@ def _change(key: str, old: str | None, new: str | None, *, kind: CauseKind, word
             subject=subject, change=change, before=old or "", after=new or "", causes=(cause,)
         ),
     )
+
+
+def _package_verb(old: LockedPackage, new: LockedPackage) -> str:
+    order = compare(old.version, new.version)
+    if order:
+        return "upgraded" if order < 0 else "downgraded"
+    return "replaced" if old.sha256 != new.sha256 else "changed"
 
 
 def _describe_package(package: LockedPackage) -> str:

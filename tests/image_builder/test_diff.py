@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from image_builder.comparison import CauseKind, Change, Comparison, Difference
 from image_builder.diff import ImageFolderError, compare
 from image_builder.diff_bytes import MOST_SPANS, differing_spans
+from image_builder.diff_inputs import package_changes
 from image_builder.lockfile import LockedWheel, LockError, lock_bytes
 from tests.image_builder.image_folders import (
     FakeFiles,
@@ -69,7 +70,7 @@ def test_upgraded_package_is_the_cause_of_its_files_and_of_nothing_else(tmp_path
     result = compared(FakeImage(), newer, tmp_path)
     ((kind, text),) = causes(result)
     assert kind is CauseKind.PACKAGE
-    assert "package base changed: 1.0 from trixie" in text
+    assert "package base upgraded: 1.0 from trixie" in text
     assert "→ 1.1 from trixie" in text
     assert find(result, "root.erofs", "1 file", "/usr/bin/base", "size").after == "9000"
     paths = [each.subject for each in find(result, "root.erofs").walk() if each.subject.startswith("/")]
@@ -141,10 +142,10 @@ def test_byte_code_follows_its_source_or_the_interpreter(tmp_path: Path) -> None
     before = FakeImage(packages=[kernel_package(), python, old_tool], extra={cached: b"pyc 1"})
     by_source = FakeImage(packages=[kernel_package(), python, new_tool], extra={cached: b"pyc 2"})
     result = compare(before.write(tmp_path / "a"), by_source.write(tmp_path / "b"), files=files)
-    assert causes(result)[0][1].startswith("package tool changed")
+    assert causes(result)[0][1].startswith("package tool upgraded")
     by_python = FakeImage(packages=[kernel_package(), newer, old_tool], extra={cached: b"pyc 2"})
     result = compare(tmp_path / "a", by_python.write(tmp_path / "c"), files=files)
-    assert causes(result)[0][1].startswith("package python3.13-minimal changed")
+    assert causes(result)[0][1].startswith("package python3.13-minimal upgraded")
 
 
 def test_wheel(tmp_path: Path) -> None:
@@ -190,7 +191,7 @@ def test_recipe_permission_is_the_cause_of_a_mode(tmp_path: Path) -> None:
 def test_kernel_upgrade(tmp_path: Path) -> None:
     newer = kernel_package("6.13", text=b"other!" * 100, module=b"MODULE")
     result = compared(FakeImage(), FakeImage(packages=[base_package(), tool_package(), newer]), tmp_path)
-    assert [text.split(":")[0] for _, text in causes(result)] == ["package linux-image (kernel) changed"]
+    assert [text.split(":")[0] for _, text in causes(result)] == ["package linux-image (kernel) upgraded"]
     assert find(result, "kernel", "section .text", "bytes 0x0-")
     assert find(result, "initrd", "/modules/virtio_blk.ko")
     assert find(result, "uki.efi", "section .linux").causes[0].text == "follows from kernel"
@@ -404,3 +405,21 @@ def test_document_changed_alone_is_not_put_down_to_artefacts(tmp_path: Path) -> 
     result = compare(tmp_path / "old", tmp_path / "new", files=ALL)
     assert find(result, "sbom.cdx.json", "components[extra].name").after == "extra"
     assert [kind for kind, _ in causes(result)] == [CauseKind.BUILD_TOOL]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "verb"),
+    [("1.0", "1.1", "upgraded"), ("1.0", "1.0~rc1", "downgraded"), ("1.0", "1.0", "replaced")],
+)
+def test_versions_are_ordered_as_debian_does(old: str, new: str, verb: str, tmp_path: Path) -> None:
+    paths = []
+    for number, version in enumerate((old, new)):
+        paths.append(tmp_path / str(number))
+        package = base_package(version, binary=b"%d" % number)
+        paths[-1].write_bytes(lock_bytes(FakeImage(packages=[package]).lock))
+    ((change,),) = (each.parts for each in compare(*paths, files=FakeFiles()).differences)
+    before = FakeImage(packages=[base_package(old, binary=b"0")]).lock
+    after = FakeImage(packages=[base_package(new, binary=b"1")]).lock
+    (cause,) = (change.cause for change in package_changes(before, after))
+    assert change.subject == "package base"
+    assert cause.text.startswith(f"package base {verb}: {old} from trixie")
