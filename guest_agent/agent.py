@@ -13,7 +13,7 @@ from guest_agent import console
 from guest_agent.facts import read_facts
 from guest_agent.mounts import mount_all
 from guest_agent.phases import Boot, Phase
-from guest_agent.power import event_devices, wait_for_stop
+from guest_agent.power import event_devices, listen, wait_for_stop
 from guest_agent.registers import read_banks, read_event_log
 from guest_agent.tpm_commands import extend
 from measurements.boot_report import BootReport, frame_report
@@ -47,6 +47,9 @@ def run(*, started_us: int) -> None:
     boot = boot.enter(Phase.MARK)
     events = mark(image)
 
+    # Whoever reads the report may press the button at once.
+    power = listen(event_devices())
+
     boot = boot.enter(Phase.MEASURE)
     banks, log, facts = read_banks(), read_event_log(), read_facts()
 
@@ -67,7 +70,7 @@ def run(*, started_us: int) -> None:
     console.write(frame_report(report))
 
     boot.enter(Phase.WAIT)
-    console.say(f"stops: {wait_for_stop(event_devices())}")
+    console.say(f"stops: {wait_for_stop(power)}")
 
 
 def mark(image: ImageFacts) -> tuple[RuntimeEvent, ...]:

@@ -45,22 +45,30 @@ def event_devices(root: Path = Path("/")) -> list[Path]:
     return sorted((root / "dev/input").glob("event*"))
 
 
-def wait_for_stop(devices: Iterable[Path]) -> str:
-    """Sleep until the machine is told to stop; returns who said so. Raises ``PowerError`` without any event
-    device.
+def listen(devices: Iterable[Path]) -> tuple[int, ...]:
+    """Descriptors of the devices: a press from now on is kept until ``wait_for_stop``, and so is SIGTERM.
+
+    Raises ``PowerError`` without any event device.
     """
-    signal.signal(signal.SIGTERM, _stop)
-    poll = select.poll()
-    descriptors = [os.open(device, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK) for device in devices]
+    descriptors = tuple(os.open(device, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK) for device in devices)
     if not descriptors:
         raise PowerError(
             "there is no event device",
             subject="power button",
             advice="load the kernel modules button and evdev",
         )
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    return descriptors
+
+
+def wait_for_stop(descriptors: Iterable[int]) -> str:
+    """Sleep until the machine is told to stop; returns who said so."""
+    poll = select.poll()
     for descriptor in descriptors:
         poll.register(descriptor, select.POLLIN)
+    signal.signal(signal.SIGTERM, _stop)
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         while not any(pressed(os.read(ready, 64 * _EVENT.size)) for ready, _ in poll.poll()):
             pass
     except Stop:
