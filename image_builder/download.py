@@ -66,7 +66,8 @@ def download_object(
     with clear_disk_errors(item.name):
         part.parent.mkdir(parents=True, exist_ok=True)
         with _locked(part) as stream:
-            if store.has(item.sha256):
+            if store.has(item.sha256):  # another run was quicker
+                part.unlink()
                 state.add(item.size)
                 return
             resumed = _receive(item, place, path, stream=stream, transport=transport, state=state)

@@ -22,7 +22,8 @@ from measurements.errors import KeyturnError
 
 CONNECT_SECONDS = 15.0
 READ_SECONDS = 60.0
-CHUNK = 1 << 18
+CHUNK = 1 << 16
+"""Small, because an interrupted download loses what came of the last chunk."""
 
 
 class TransportError(KeyturnError):

@@ -145,10 +145,12 @@ class Faults:
 
 @contextmanager
 def serve(
-    root: Path, *, faults: Faults | None = None, extra: Mapping[str, bytes] | None = None
+    root: Path, *, faults: Faults | None = None, extra: Mapping[str, bytes] | None = None, json: bool = False
 ) -> Iterator[str]:
-    """A web server for ``root`` on loopback, with byte ranges; ``extra`` are further answers by path.
-    Yields its URL.
+    """A web server for ``root`` on loopback, with byte ranges. Yields its URL.
+
+    ``extra`` are further answers by path; with ``json``, paths that end in a slash answer as a JSON package
+    index.
     """
     wrong = faults or Faults()
     answers = dict(extra or {})
@@ -161,12 +163,14 @@ def serve(
             span = self.headers.get("Range", "")
             wrong.requests.append((name, span))
             file = root / name
-            data = answers.get(name) or (file.read_bytes() if file.is_file() else None)
+            data = answers.get(name, file.read_bytes() if file.is_file() else None)
             if data is None:
                 self.send_error(404)
                 return
             start = 0 if wrong.no_ranges or not span else int(span.removeprefix("bytes=").rstrip("-"))
             self.send_response(206 if start else 200)
+            if json and name.endswith("/"):
+                self.send_header("Content-Type", "application/vnd.pypi.simple.v1+json")
             self.send_header("Content-Length", str(len(data) - start))
             if start:
                 self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
