@@ -77,7 +77,7 @@ def merge_packages(packages: Sequence[Unpacked], *, accounts: Accounts, rules: M
 def _nodes(package: Unpacked, accounts: Accounts, rules: MergeRules) -> Iterator[Node]:
     originals = {member.path: member for member in package.members}
     for member in package.members:
-        path = merged_path(member.path)
+        path = merged_path(member.path, is_folder=member.type is TarType.DIRECTORY)
         if not is_dropped(path):
             yield _node(package, member, path, originals, accounts, rules)
 
@@ -137,7 +137,8 @@ def _check_permissions(member: Member, path: str, rules: MergeRules, subject: st
             advice=f'list "/{path}" in permissions.setuid of the recipe if the image needs it',
         )
     for name, value in member.xattrs:
-        if name == XATTR and encode_capabilities(rules.capabilities.get(path, "cap_chown+i")) != value:
+        allowed = rules.capabilities.get(path)
+        if name == XATTR and (allowed is None or encode_capabilities(allowed) != value):
             raise bad_package(
                 subject,
                 "has file capabilities that the recipe does not allow",

@@ -42,10 +42,10 @@ def member_path(name: str, *, package: str) -> str:
     )
 
 
-def merged_path(path: str) -> str:
-    """The path after usr-merge: ``lib/x`` → ``usr/lib/x``."""
+def merged_path(path: str, *, is_folder: bool = False) -> str:
+    """The path after usr-merge: ``lib/x`` → ``usr/lib/x``, and the folder ``lib`` → ``usr/lib``."""
     head, _, rest = path.partition("/")
-    return f"usr/{path}" if head in USR_MERGED and rest else path
+    return f"usr/{path}" if head in USR_MERGED and (rest or is_folder) else path
 
 
 def is_dropped(path: str) -> bool:

@@ -18,6 +18,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from mmap import mmap
 from typing import NoReturn
 
 from measurements.errors import FormatError
@@ -73,7 +74,7 @@ class TarMember:
     sha256: str
 
 
-def read_tar(data: bytes | memoryview, *, subject: str) -> Iterator[TarMember]:
+def read_tar(data: bytes | memoryview | mmap, *, subject: str) -> Iterator[TarMember]:
     """The members of the archive ``data``, in order; raises ``FormatError`` naming ``subject``."""
     view = memoryview(data)
     offset = 0

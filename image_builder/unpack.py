@@ -145,8 +145,7 @@ def _make(deb: Path, folder: Path, name: str) -> Any:
             for chunk in opened.data_tar():
                 digest.update(chunk)
                 stream.write(chunk)
-        with _mapped(partial / "data.tar") as data:
-            members = _members(read_tar(data, subject=name), name)
+        members = _members(read_tar(_mapped(partial / "data.tar"), subject=name), name)
         control = opened.control_tar()
         index = {
             "sha256": digest.hexdigest(),
@@ -180,14 +179,12 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-@contextmanager
-def _mapped(path: Path) -> Iterator[memoryview]:
+def _mapped(path: Path) -> mmap.mmap | bytes:
+    """The file's bytes, without reading all of them; the mapping ends with its last view."""
     with path.open("rb") as stream:
         if os.fstat(stream.fileno()).st_size == 0:
-            yield memoryview(b"")
-            return
-        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
-            yield view
+            return b""
+        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _members(members: Iterator[TarMember], name: str) -> list[Member]:

@@ -84,7 +84,7 @@ def _take_from(folders: Sequence[Path], lock: Lock, store: Store) -> None:
     """Copy inputs that ``store`` lacks from other stores."""
     from image_builder.store import Store
 
-    wanted = {entry.sha256 for entry in (*lock.packages, *lock.wheels)}
+    wanted = {package.sha256 for package in lock.packages} | {wheel.sha256 for wheel in lock.wheels}
     wanted |= {entry.sha256 for entry in (*lock.files, *lock.agent)}
     for sha256 in sorted(wanted):
         source = next((each for each in map(Store, folders) if each.has(sha256)), None)
