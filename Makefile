@@ -1,6 +1,13 @@
 # The README's two commands are `make demo` and `make test`.
 PYTHON ?= python3
 VENV := .venv
+MIRROR := $(shell scripts/debian-mirror)
+
+ifndef KEYTURN_MIRROR
+ifneq ($(MIRROR),)
+export KEYTURN_MIRROR := $(MIRROR)
+endif
+endif
 
 .PHONY: demo test bench vectors lock-requirements clean
 
