@@ -40,7 +40,7 @@ def read_measured_image(folder: Path) -> ImageInputs:
         partition_table=partition_table,
         kernel_release=kernel["release"],
         kernel_config={name: config.get(name, "n") for name in KERNEL_OPTIONS},
-        modules=initrd_modules(parse_uki(uki, subject="uki.efi").sections[".initrd"]),
+        load_modules=lambda: initrd_modules(parse_uki(uki, subject="uki.efi").sections[".initrd"]),
         dev=image.manifest["dev"] is True,
     )
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from measurements.errors import FormatError
@@ -56,12 +56,13 @@ def ima_events(
     tpm_driver: str,
     secure_boot: bool,
     command_line: str,
-    modules: Sequence[LoadedModule],
+    load_modules: Callable[[], Sequence[LoadedModule]],
 ) -> list[MeasuredEvent]:
     """The extends of PCR 10 after the ``earlier`` events of the boot.
 
     ``config`` holds the kernel's ``CONFIG_*`` values (``y``, ``m``, text without quotes; ``n`` or absent is
-    off), ``tpm_driver`` is the option of the TPM's driver. Raises ``FormatError`` where a command line
+    off), ``tpm_driver`` is the option of the TPM's driver, ``load_modules`` gives the modules in
+    the order of loading, and is called only if they are measured. Raises ``FormatError`` where a command line
     parameter or an option makes IMA do something that is not derived here.
     """
     if config.get("CONFIG_IMA", "n") != "y" or config.get(tpm_driver, "n") != "y":
@@ -71,7 +72,7 @@ def ima_events(
     aggregate = hashlib.sha256(b"".join(registers[pcr] for pcr in range(10))).digest()
     entries = [("boot_aggregate", aggregate, "PCR 0 to 9")]
     if secure_boot and config.get("CONFIG_IMA_ARCH_POLICY", "n") == "y":
-        entries += _module_entries(modules)
+        entries += _module_entries(load_modules())
     return [_event(config, name, digest, origin) for name, digest, origin in entries]
 
 

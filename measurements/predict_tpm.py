@@ -15,7 +15,8 @@ The order is that of OVMF with a UKI on a GPT disk, confirmed by logs of real bo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from measurements.boot_applications import (
@@ -53,14 +54,14 @@ class ImageInputs:
     """What of an image is measured.
 
     ``partition_table`` is the start of the disk (``gpt.PRIMARY_SIZE`` bytes), ``kernel_config`` the kernel's
-    options by name, ``modules`` the kernel modules in the order in which the initrd loads them.
+    options by name; ``load_modules`` gives the kernel modules in the order in which the initrd loads them.
     """
 
     uki: bytes
     partition_table: bytes
     kernel_release: str
     kernel_config: Mapping[str, str]
-    modules: Sequence[LoadedModule]
+    load_modules: Callable[[], Sequence[LoadedModule]]
     dev: bool
 
 
@@ -91,56 +92,85 @@ class Prediction:
         return tuple(event for event in self.events if event.pcr not in UNLOGGED_PCRS)
 
 
-def assemble(image: ImageInputs, platform: PlatformEvents, *, tpm: TpmInterface) -> Prediction:
-    """The whole boot of ``image`` on ``platform``.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageEvents:
+    """The events of an image, for any machine; ``inner_kernel`` is measured by some boots only."""
 
-    Raises ``FormatError`` for an image that the platform would not start, or whose parts measure by rules
-    that are not known.
+    inputs: ImageInputs
+    uki: Uki
+    partition_table: MeasuredEvent
+    program: MeasuredEvent
+    sections: Sequence[MeasuredEvent]
+    inner_kernel: MeasuredEvent
+    kernel_stub: Sequence[MeasuredEvent]
+
+
+def measure_image(image: ImageInputs) -> ImageEvents:
+    """Hash the image; the parts are hashed in parallel.
+
+    Raises ``FormatError`` for an image whose parts measure by rules that are not known.
     """
     check_kernel_release(image.kernel_release)
     uki = parse_uki(image.uki, subject="uki.efi")
+    with ThreadPoolExecutor() as pool:
+        program = pool.submit(
+            program_event, image.uki, description="unified kernel image (Authenticode)", origin="uki.efi"
+        )
+        sections = pool.submit(section_events, uki)
+        inner_kernel = pool.submit(
+            program_event,
+            uki.kernel,
+            description="kernel inside the UKI (Authenticode)",
+            origin="section .linux of uki.efi",
+        )
+        kernel_stub = pool.submit(
+            kernel_stub_events,
+            command_line=final_command_line(uki),
+            initrd=final_initrd(uki),
+            command_line_origin="section .cmdline of uki.efi",
+            initrd_origin="section .initrd of uki.efi, and what the stub appends",
+        )
+    return ImageEvents(
+        inputs=image,
+        uki=uki,
+        partition_table=partition_table_event(parse_gpt(image.partition_table)),
+        program=program.result(),
+        sections=sections.result(),
+        inner_kernel=inner_kernel.result(),
+        kernel_stub=kernel_stub.result(),
+    )
+
+
+def assemble(image: ImageEvents, platform: PlatformEvents, *, tpm: TpmInterface) -> Prediction:
+    """The whole boot of ``image`` on ``platform``.
+
+    Raises ``FormatError`` for an image that the platform would not start.
+    """
     policy = secure_boot_policy(platform.variables, supported=platform.secure_boot_supported)
-    started = [StartedImage(name="uki.efi", data=image.uki)]
+    started = [StartedImage(name="uki.efi", data=image.inputs.uki)]
     events = [
         *platform.code,
         *policy_events(policy, origin=platform.variables_name),
         *platform.configuration,
         *ready_to_boot_events(),
         *authority_events(policy, started, origin=platform.variables_name),
-        partition_table_event(parse_gpt(image.partition_table)),
-        program_event(image.uki, description="unified kernel image (Authenticode)", origin="uki.efi"),
-        *_kernel_events(uki, secure_boot=policy.enforced),
+        image.partition_table,
+        image.program,
+        *image.sections,
+        *([image.inner_kernel] if measures_inner_kernel(image.uki, secure_boot=policy.enforced) else []),
+        *image.kernel_stub,
         *exit_events(),
     ]
     events += ima_events(
-        image.kernel_config,
+        image.inputs.kernel_config,
         earlier=events,
         tpm_driver=_TPM_DRIVERS[tpm],
         secure_boot=policy.enforced,
-        command_line=final_command_line(uki),
-        modules=image.modules,
+        command_line=final_command_line(image.uki),
+        load_modules=image.inputs.load_modules,
     )
-    events += _runtime_events(image)
+    events += _runtime_events(image.inputs)
     return Prediction(events=tuple(events), registers=replay(events, pcrs=PREDICTED_PCRS))
-
-
-def _kernel_events(uki: Uki, *, secure_boot: bool) -> list[MeasuredEvent]:
-    events = section_events(uki)
-    if measures_inner_kernel(uki, secure_boot=secure_boot):
-        events.append(
-            program_event(
-                uki.kernel,
-                description="kernel inside the UKI (Authenticode)",
-                origin="section .linux of uki.efi",
-            )
-        )
-    events += kernel_stub_events(
-        command_line=final_command_line(uki),
-        initrd=final_initrd(uki),
-        command_line_origin="section .cmdline of uki.efi",
-        initrd_origin="section .initrd of uki.efi, and what the stub appends",
-    )
-    return events
 
 
 def _runtime_events(image: ImageInputs) -> list[MeasuredEvent]:

@@ -46,7 +46,7 @@ def predict(
         tpm_driver=driver,
         secure_boot=sb,
         command_line=line,
-        modules=[*modules, modules[0]],
+        load_modules=lambda: [*modules, modules[0]],
     )
 
 

@@ -20,7 +20,7 @@ from measurements.efi_variable import GLOBAL_VARIABLE, IMAGE_SECURITY_DATABASE, 
 from measurements.eventlog import Algorithm
 from measurements.events import Bank, EventType, MeasuredEvent, digests_of, event_over
 from measurements.gpt import PRIMARY_SIZE, Partition, parse_gpt
-from measurements.predict_tpm import ImageInputs, PlatformEvents, Prediction, assemble
+from measurements.predict_tpm import ImageInputs, PlatformEvents, Prediction, assemble, measure_image
 from measurements.shape import TpmInterface
 from measurements.varstore import VariableStore
 from tests.support.event_log_writer import Record, write_log
@@ -87,7 +87,7 @@ class ModelImage:
             partition_table=self._partition_table(),
             kernel_release="6.12.1",
             kernel_config=KERNEL_CONFIG,
-            modules=(),
+            load_modules=tuple,
             dev=self.dev,
         )
 
@@ -109,7 +109,7 @@ class Shown:
 
 def predict(machine: ModelMachine, image: ModelImage) -> Prediction:
     """The prediction for machine and image."""
-    return assemble(image.inputs(), _platform(machine), tpm=TpmInterface.CRB)
+    return assemble(measure_image(image.inputs()), _platform(machine), tpm=TpmInterface.CRB)
 
 
 def boot_log(machine: ModelMachine, image: ModelImage, *, extra: Iterable[tuple[int, Shown]] = ()) -> bytes:
