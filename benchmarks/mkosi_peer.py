@@ -59,7 +59,7 @@ def build(mkosi: Mkosi, *, work: Path, packages: list[str], mirror: str, keyring
     lines = {
         "Types": "deb",
         "URIs": mirror,
-        "Suites": f"{suite} {suite}-backports",
+        "Suites": suite,
         "Components": "main",
         "Signed-By": keyring,
     }
