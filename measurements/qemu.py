@@ -29,7 +29,7 @@ from types import TracebackType
 from measurements.errors import KeyturnError
 from measurements.qemu_args import Accelerator, Backends, DiskFile, FirmwareFiles, PortForward, run_arguments
 from measurements.qmp import Monitor, MonitorError
-from measurements.shape import MachineShape
+from measurements.shape import CpuVendor, MachineShape
 from measurements.swtpm import SoftwareTpm, TpmError, manufacture, require_program, socket_folder_fits
 
 CONSOLE_LIMIT = 8 << 20
@@ -170,7 +170,7 @@ class Machine:
             firmware=FirmwareFiles(code=spec.firmware.code, variables=variables),
             disks=spec.disks,
             tpm_socket=self.tpm.socket,
-            accelerator=spec.accelerator or best_accelerator(program),
+            accelerator=spec.accelerator or best_accelerator(program, spec.shape.cpu_vendor),
             monitor_fd=theirs.fileno(),
             forwards=spec.forwards,
             extra=spec.extra,
@@ -285,9 +285,9 @@ class Machine:
 
 
 @functools.cache
-def best_accelerator(program: QemuProgram) -> Accelerator:
-    """KVM where this process may use it and a machine really starts with it, else TCG."""
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+def best_accelerator(program: QemuProgram, vendor: CpuVendor) -> Accelerator:
+    """KVM where the host's processor is of the shape's vendor and a machine starts with it, else TCG."""
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK) or host_vendor() != vendor:
         return Accelerator.TCG
     probe = [
         "-M",
@@ -311,6 +311,15 @@ def best_accelerator(program: QemuProgram) -> Accelerator:
     except subprocess.TimeoutExpired:
         return Accelerator.TCG
     return Accelerator.KVM if done.returncode == 0 else Accelerator.TCG
+
+
+def host_vendor() -> str:
+    """The vendor of this host's processor, empty where it is not known."""
+    try:
+        match = re.search(r"^vendor_id\s*:\s*(\w+)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        return ""
+    return match[1] if match else ""
 
 
 def die_with_parent() -> list[str]:

@@ -68,6 +68,8 @@ def machine_arguments(shape: MachineShape) -> list[str]:
         *("-M", f"{shape.machine},smm={'on' if shape.smm else 'off'}"),
         *("-m", f"{shape.memory_mib}M"),
         *("-smp", str(shape.cpus)),
+        *("-global", "ICH9-LPC.disable_s3=1"),
+        *("-global", "ICH9-LPC.disable_s4=1"),
         "-nodefaults",
         *("-display", "none"),
         "-no-user-config",
@@ -92,7 +94,7 @@ def run_arguments(shape: MachineShape, backends: Backends) -> list[str]:
     return [
         *machine_arguments(shape),
         *("-accel", backends.accelerator.value),
-        *("-cpu", "host" if backends.accelerator is Accelerator.KVM else "max"),
+        *("-cpu", _processor(shape, backends.accelerator)),
         "-no-reboot",
         *_flash_arguments(backends.firmware, secure=shape.smm),
         *_tpm_backend(backends.tpm_socket),
@@ -108,6 +110,12 @@ def run_arguments(shape: MachineShape, backends: Backends) -> list[str]:
 def escape(path: Path) -> str:
     """A path inside an option list, where a comma is written twice."""
     return str(path).replace(",", ",,")
+
+
+def _processor(shape: MachineShape, accelerator: Accelerator) -> str:
+    # KVM shows the host's own width of addresses unless told otherwise; TCG knows only this one.
+    width = f"host-phys-bits=off,phys-bits={shape.PHYSICAL_BITS}"
+    return f"host,{width}" if accelerator is Accelerator.KVM else f"max,vendor={shape.cpu_vendor}"
 
 
 def _disk_device(disk: Disk, index: int, *, first: bool) -> str:

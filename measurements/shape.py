@@ -6,6 +6,7 @@ A shape comes from flags or from a ``shape.toml``::
     cpus = 1
     machine = "q35"             # or a versioned one, pc-q35-7.2
     tpm = "crb"                 # or tis
+    cpu-vendor = "AuthenticAMD" # or GenuineIntel
     smm = false                 # on for firmware with protected variables (secboot builds)
     boot-order = "disk"         # the boot disk first (bootindex); or "firmware": whatever the firmware finds
     [[disk]]                    # the first disk is the boot disk
@@ -30,7 +31,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from measurements.errors import KeyturnError
 
@@ -74,6 +75,13 @@ class NicModel(StrEnum):
     E1000E = "e1000e"
 
 
+class CpuVendor(StrEnum):
+    """What the guest's processor says that it is; firmware derives the PCI windows from it."""
+
+    AMD = "AuthenticAMD"
+    INTEL = "GenuineIntel"
+
+
 class BootOrder(StrEnum):
     """Who decides the boot order."""
 
@@ -107,10 +115,14 @@ class MachineShape:
     cpus: int = 1
     machine: str = "q35"
     tpm: TpmInterface = TpmInterface.CRB
+    cpu_vendor: CpuVendor = CpuVendor.AMD
     smm: bool = False
     boot_order: BootOrder = BootOrder.DISK
     disks: tuple[Disk, ...] = field(default=(Disk(),))
     nics: tuple[Nic, ...] = ()
+
+    PHYSICAL_BITS: ClassVar[int] = 40
+    """Width of physical addresses, the one that every QEMU accelerator offers."""
 
     def __post_init__(self) -> None:
         _check_range("memory", self.memory_mib, MIN_MEMORY_MIB, MAX_MEMORY_MIB, unit=" MiB")
@@ -143,6 +155,7 @@ class MachineShape:
             "cpus": self.cpus,
             "machine": self.machine,
             "tpm": self.tpm.value,
+            "cpu-vendor": self.cpu_vendor.value,
             "smm": self.smm,
             "boot-order": self.boot_order.value,
             "disk": [{"model": disk.model.value, "slot": disk.slot} for disk in self.disks],
@@ -201,7 +214,7 @@ def read_shape(path: Path) -> MachineShape:
 
 def shape_from_mapping(document: Mapping[str, object]) -> MachineShape:
     """The shape in a parsed ``shape.toml``; an unknown key is refused with the nearest known one."""
-    known = ("memory", "cpus", "machine", "tpm", "smm", "boot-order", "disk", "nic")
+    known = ("memory", "cpus", "machine", "tpm", "cpu-vendor", "smm", "boot-order", "disk", "nic")
     _refuse_unknown(document, known, subject="shape")
     default = MachineShape()
     disks = _tables(document, "disk")
@@ -211,6 +224,7 @@ def shape_from_mapping(document: Mapping[str, object]) -> MachineShape:
         cpus=_integer(document.get("cpus", default.cpus), subject="cpus"),
         machine=_text(document.get("machine", default.machine), subject="machine"),
         tpm=_choice(TpmInterface, document.get("tpm", default.tpm), subject="tpm"),
+        cpu_vendor=_choice(CpuVendor, document.get("cpu-vendor", default.cpu_vendor), subject="cpu-vendor"),
         smm=_flag(document.get("smm", default.smm), subject="smm"),
         boot_order=_choice(BootOrder, document.get("boot-order", default.boot_order), subject="boot-order"),
         disks=tuple(_disk_of(table, index) for index, table in enumerate(disks)) or default.disks,
