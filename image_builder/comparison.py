@@ -7,13 +7,15 @@ causes, so a comparison lists those first.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 SHOWN = 12
 """Differences of one level that the text shows; the JSON has them all."""
+SHOWN_RANGES = 4
+"""Byte ranges of one level that the text shows."""
 LONGEST = 72
 """Characters of a value that the text shows."""
 
@@ -76,6 +78,11 @@ class Difference:
             document["parts"] = [part.as_json() for part in self.parts]
         return document
 
+    @property
+    def is_range(self) -> bool:
+        """Whether this is a run of bytes and nothing else."""
+        return self.subject.startswith("bytes 0x")
+
     def walk(self) -> Iterator[Difference]:
         """This difference and all inside it."""
         yield self
@@ -118,24 +125,25 @@ class Comparison:
             yield f"identical: {self.before} and {self.after}"
             return
         yield f"different: {self.before} and {self.after}"
-        if self.causes:
+        numbers = {cause: number for number, cause in enumerate(self.causes, start=1)}
+        if numbers:
             yield "caused by:"
-            yield from (f"  - {cause.text}" for cause in self.causes)
+            yield from (f"  {number}. {cause.text}" for cause, number in numbers.items())
         yield "differences:"
-        yield from _lines(self.differences, indent="  ")
+        yield from _lines(self.differences, numbers, indent="  ")
 
 
 _SIGNS = {Change.ADDED: "+", Change.REMOVED: "-", Change.CHANGED: "~"}
 
 
-def _lines(differences: Iterable[Difference], *, indent: str) -> Iterator[str]:
-    listed = list(differences)
-    for difference in listed[:SHOWN]:
-        text = f"{difference.subject}{_sides(difference)}{_reason(difference)}"
+def _lines(differences: Sequence[Difference], numbers: Mapping[Cause, int], *, indent: str) -> Iterator[str]:
+    most = SHOWN_RANGES if any(each.is_range for each in differences) else SHOWN
+    for difference in differences[:most]:
+        text = f"{difference.subject}{_sides(difference)}{_reason(difference, numbers)}"
         yield f"{indent}{_SIGNS[difference.change]} {text}"
-        yield from _lines(difference.parts, indent=indent + "  ")
-    if len(listed) > SHOWN:
-        yield f"{indent}… {len(listed) - SHOWN} more (see --json)"
+        yield from _lines(difference.parts, numbers, indent=indent + "  ")
+    if len(differences) > most:
+        yield f"{indent}… {len(differences) - most} more (see --json)"
 
 
 def _sides(difference: Difference) -> str:
@@ -149,8 +157,12 @@ def _short(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
-def _reason(difference: Difference) -> str:
-    return f"  [{'; '.join(cause.text for cause in difference.causes)}]" if difference.causes else ""
+def _reason(difference: Difference, numbers: Mapping[Cause, int]) -> str:
+    """The causes: by their numbers in the list, or in words where they are no input."""
+    listed = [str(numbers[cause]) for cause in difference.causes if cause in numbers]
+    words = [cause.text for cause in difference.causes if cause not in numbers]
+    by_number = [f"cause {', '.join(listed)}"] if listed else []
+    return f"  ({'; '.join((*by_number, *words))})" if difference.causes else ""
 
 
 def follows(what: str) -> Cause:

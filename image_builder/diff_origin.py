@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -117,6 +117,7 @@ class CauseFinder:
     recipe: list[InputChange] = field(init=False)
     own: dict[str, InputChange] = field(init=False)
     holders: dict[str, frozenset[str] | None] = field(init=False)
+    answers: dict[str, tuple[Cause, ...]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         old, new = self.before.lock, self.after.lock
@@ -127,12 +128,16 @@ class CauseFinder:
         self.holders = self._holders()
 
     def __call__(self, path: str, old: FileView | None, new: FileView | None) -> tuple[Cause, ...]:
-        """Causes of the difference at ``path``; at least one."""
+        """Causes of the difference at ``path``; at least one. Ask in the order of the paths."""
+        self.answers[path] = causes = self._causes(path, old, new)
+        return causes
+
+    def _causes(self, path: str, old: FileView | None, new: FileView | None) -> tuple[Cause, ...]:
         if path == "etc/keyturn/verity":
             return (follows("the root file system"),)
         return (
             self._input(path)
-            or self._folder(path, old, new)
+            or self._link(old, new)
             or self._bytecode(path)
             or self._generated(path)
             or self._altered(path, old, new)
@@ -166,24 +171,14 @@ class CauseFinder:
         named = [change.cause for change in self.recipe if _names(change, path)]
         return (*found, *named)
 
-    def _folder(self, path: str, old: FileView | None, new: FileView | None) -> tuple[Cause, ...]:
-        """A directory that only one side has is there for what a changed input has in it."""
-        view = old or new
-        if (old and new) or view is None or view.kind is not Kind.DIRECTORY:
-            return ()
-        below = f"{path.removesuffix('/__pycache__')}/"
-        return tuple(
-            change.cause
-            for change in (*self.packages, *self.wheels, *self.own.values(), *self.recipe)
-            if any(held.startswith(below) for held in self._held(change))
-        )
-
-    def _held(self, change: InputChange) -> Iterable[str]:
-        """Paths that a changed input brings into the image."""
-        if change.difference.subject in self.holders:
-            return self.holders[change.difference.subject] or ()
-        difference = change.difference
-        return (text.removeprefix("/") for text in (change.key, difference.before, difference.after))
+    def _link(self, old: FileView | None, new: FileView | None) -> tuple[Cause, ...]:
+        """A link that the build makes (an alternative) changes with what it leads to."""
+        targets = [view.target for view in (old, new) if view is not None and view.kind is Kind.SYMLINK]
+        found: dict[Cause, None] = {}
+        for target in targets:
+            path = merged_path(target.removeprefix("/"))
+            found |= dict.fromkeys(self.answers.get(path) or self._input(path))
+        return tuple(found)
 
     def _holders(self) -> dict[str, frozenset[str] | None]:
         """Paths of every changed package and wheel, of both versions, by the subject of the change."""

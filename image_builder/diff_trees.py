@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from image_builder.comparison import Cause, Change, Difference
+from image_builder.comparison import Cause, CauseKind, Change, Difference
 from image_builder.cpio import CpioEntry, read_cpio
 from image_builder.diff_bytes import byte_differences
 from image_builder.erofs_format import MODE_TYPES
@@ -112,16 +112,33 @@ def tree_differences(
     before: Mapping[str, FileView], after: Mapping[str, FileView], *, container: str, cause_of: CauseOf
 ) -> tuple[Difference, ...]:
     """Files that differ, grouped by what caused them."""
-    groups: dict[tuple[Cause, ...], list[Difference]] = {}
+    found: dict[str, Difference] = {}
+    causes: dict[str, tuple[Cause, ...]] = {}
     for path in sorted(before.keys() | after.keys(), key=lambda each: PurePosixPath(each).parts):
         old, new = before.get(path), after.get(path)
         difference = file_difference(old, new, container=container)
         if difference is not None:
-            groups.setdefault(cause_of(path, old, new), []).append(difference)
+            found[path] = difference
+            causes[path] = cause_of(path, old, new)
+    groups: dict[tuple[Cause, ...], list[Difference]] = {}
+    for path, difference in found.items():
+        groups.setdefault(_with_contents(path, difference, causes), []).append(difference)
     return tuple(
-        Difference(subject=f"{len(found)} file{'s' * (len(found) > 1)}", causes=causes, parts=tuple(found))
-        for causes, found in groups.items()
+        Difference(subject=f"{len(each)} file{'s' * (len(each) > 1)}", causes=group, parts=tuple(each))
+        for group, each in groups.items()
     )
+
+
+def _with_contents(
+    path: str, difference: Difference, causes: Mapping[str, tuple[Cause, ...]]
+) -> tuple[Cause, ...]:
+    """The causes at ``path``; what appears or vanishes without one does so for what is in it."""
+    own = causes[path]
+    if difference.change is Change.CHANGED or any(cause.kind is not CauseKind.BUILD_TOOL for cause in own):
+        return own
+    inside = [causes[other] for other in causes if other.startswith(f"{path}/")]
+    known = (cause for each in inside for cause in each if cause.kind is not CauseKind.BUILD_TOOL)
+    return tuple(dict.fromkeys(known)) or own
 
 
 def file_difference(old: FileView | None, new: FileView | None, *, container: str) -> Difference | None:

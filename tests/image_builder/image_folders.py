@@ -19,8 +19,9 @@ from image_builder.image import Artefact
 from image_builder.lockfile import Lock, LockedFile, LockedPackage, LockedWheel, PackageRole, lock_bytes
 from image_builder.manifest import manifest_bytes
 from image_builder.tree import BytesContent, Node, Tree
+from image_builder.tree_paths import missing_parents
 from image_builder.verity import VerityHasher, VerityStream, write_verity
-from tests.image_builder.erofs_trees import directory, file, tree_of
+from tests.image_builder.erofs_trees import directory, file, symlink, tree_of
 from tests.support.pe_images import synthetic_pe
 
 RECIPE = """\
@@ -110,6 +111,7 @@ class FakeImage:
     wheels: list[LockedWheel] = field(default_factory=list)
     extra: dict[str, bytes] = field(default_factory=dict)
     modes: dict[str, int] = field(default_factory=dict)
+    links: dict[str, str] = field(default_factory=dict)
     name: str = "demo"
     command_line: tuple[str, ...] = ("quiet",)
     setuid: tuple[str, ...] = ()
@@ -156,7 +158,8 @@ class FakeImage:
         tree = _tree(self.root_files())
         for path, mode in self.modes.items():
             tree[path] = Node(path=path, kind=tree[path].kind, mode=mode, content=tree[path].content)
-        write_erofs(tree, VerityStream(root, hasher))
+        links = {path: symlink(path, target) for path, target in self.links.items()}
+        write_erofs(tree | links | missing_parents(tree | links), VerityStream(root, hasher))
         verity = hasher.finish()
         write_verity(verity, root)
         command_line = " ".join(("console=ttyS0", *self.command_line)).encode()

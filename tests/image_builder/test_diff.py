@@ -148,6 +148,17 @@ def test_byte_code_follows_its_source_or_the_interpreter(tmp_path: Path) -> None
     assert causes(result)[0][1].startswith("package python3.13-minimal upgraded")
 
 
+def test_alternative_follows_the_program_that_it_leads_to(tmp_path: Path) -> None:
+    editor = FakePackage(name="editor", version="1", files={"usr/bin/nano": b"x"})
+    links = {"etc/alternatives/editor": "/bin/nano", "usr/bin/editor": "/etc/alternatives/editor"}
+    files = FakeFiles(editor)
+    after = FakeImage(packages=[*FakeImage().packages, editor], links=links)
+    result = compared(FakeImage(), after, tmp_path, files=files)
+    ((_, text),) = causes(result)
+    assert text.startswith("package editor added: 1")
+    assert find(result, "root.erofs", "/usr/bin/editor").after == "link to /etc/alternatives/editor"
+
+
 def test_wheel(tmp_path: Path) -> None:
     path = "usr/lib/python3/dist-packages/w.py"
     old, new = (
@@ -321,22 +332,24 @@ def test_missing_and_extra_artefacts(tmp_path: Path) -> None:
 
 
 def test_json_has_everything_that_the_text_has(tmp_path: Path) -> None:
-    newer = FakeImage(
-        packages=[base_package("1.1", binary=b"ELF newer" * 1000), tool_package(), kernel_package()]
-    )
-    result = compared(FakeImage(), newer, tmp_path)
+    newer = [base_package("1.1", binary=b"ELF newer" * 1000), tool_package(), kernel_package()]
+    result = compared(FakeImage(), FakeImage(packages=newer), tmp_path)
     document = json.dumps(result.as_json(), ensure_ascii=False)
-    for line in result.lines():
-        subject = (
-            line.strip()
-            .removeprefix("~ ")
-            .removeprefix("+ ")
-            .removeprefix("- ")
-            .split(":")[0]
-            .split("  [")[0]
-        )
-        if subject not in ("different", "caused by", "differences"):
-            assert subject in document or subject.startswith("…")
+    lines = list(result.lines())
+    assert lines[1] == "caused by:"
+    assert lines[2].startswith("  1. package base upgraded: 1.0")
+    shown = [line.strip()[2:] for line in lines[lines.index("differences:") + 1 :]]
+    for text in shown:
+        assert text.split(":")[0].split("  (")[0] in document or text.endswith("more (see --json)")
+
+
+def test_text_refers_to_causes_by_number(tmp_path: Path) -> None:
+    result = compared(FakeImage(), FakeImage(uid=1001, local={"etc/motd": b"bye\n"}), tmp_path)
+    lines = [line.strip() for line in result.lines()]
+    listed = {line.partition(". ")[0]: line for line in lines if line[:1].isdigit()}
+    assert sorted(listed) == ["1", "2"]
+    motd = next(number for number, line in listed.items() if "etc/motd" in line)
+    assert lines[lines.index("~ /etc/motd") - 1] == f"~ 1 file  (cause {motd})"
 
 
 def test_lock_files_are_compared(tmp_path: Path) -> None:
