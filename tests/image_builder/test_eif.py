@@ -199,8 +199,8 @@ def test_parts_that_make_no_enclave_are_refused(writing: Callable[[], object], r
         writing()
 
 
-def test_most_ramdisks_are_taken() -> None:
-    data, _ = write(ramdisks=(b"x",) * 29)
+def test_most_ramdisks_and_the_longest_command_line_are_taken() -> None:
+    data, _ = write(ramdisks=(b"x",) * 29, command_line="a" * 2047)
     assert len(read_eif(data).sections) == 32
 
 

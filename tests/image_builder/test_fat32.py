@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import struct
 import subprocess
@@ -107,7 +108,30 @@ def test_minfo_agrees_with_the_boot_sector(tmp_path: Path) -> None:
     output = subprocess.run([minfo, "-i", str(path), "::"], check=True, capture_output=True, text=True).stdout
     assert f"big size: {summary.size // SECTOR} sectors" in output
     assert f"free clusters={summary.free_clusters}" in output
+    assert f"last allocated cluster={summary.clusters - summary.free_clusters + 2}" in output
     assert 'disk type="FAT32   "' in output
+
+
+def test_reserved_sectors_equal_those_of_mkfs(tmp_path: Path) -> None:
+    mkfs = require_tool("mkfs.vfat", package="dosfstools")
+    write(tmp_path / "own", {}, size=64 << 20)
+    with (tmp_path / "other").open("wb") as stream:
+        stream.truncate(64 << 20)
+    options = ["-F", "32", "-s", "1", "-i", f"{VOLUME_ID:08x}", "-n", "KEYTURN", "--invariant"]
+    subprocess.run([mkfs, *options, str(tmp_path / "other")], check=True, capture_output=True)
+    own, other = (tmp_path / "own").read_bytes(), (tmp_path / "other").read_bytes()
+    geometry_and_fat_size = {*range(24, 28), *range(36, 40)}
+    for at in (*range(11, 90), *range(510, 512)):
+        assert own[at] == other[at] or at in geometry_and_fat_size, at
+    counts = range(SECTOR + 488, SECTOR + 496)
+    for at in range(SECTOR, 2 * SECTOR):
+        assert own[at] == other[at] or at in counts, at
+
+
+def test_bytes_are_pinned(tmp_path: Path) -> None:
+    write(tmp_path / "esp.img", FILES)
+    digest = hashlib.sha256((tmp_path / "esp.img").read_bytes()).hexdigest()
+    assert digest == "3fa702f24bbe1800410b183a7f3064609a942ef831c73918df5d956532b8d914"
 
 
 def test_smallest_file_system_is_still_fat32(tmp_path: Path) -> None:

@@ -92,6 +92,22 @@ def test_reader_gives_back_what_was_written() -> None:
     )
 
 
+def test_reserved_bytes_are_zero() -> None:
+    image = build_gpt(SECTORS, disk_guid("demo"), PAIR)
+    backup = image.backup[-512:]
+    for header in (image.primary[512:1024], backup):
+        assert header[20:24] == bytes(4)
+        assert header[92:] == bytes(420)
+    assert struct.unpack_from("<QQ", backup, 24) == (SECTORS - 1, 1)
+    assert struct.unpack_from("<Q", backup, 72) == (LAST_USABLE + 1,)
+
+
+def test_most_and_smallest_partitions_are_taken() -> None:
+    many = [partition(2048 * n, 2048 * n, name=f"p{n}", number=n) for n in range(1, 129)]
+    table = parse_gpt(build_gpt(1 << 20, disk_guid("demo"), many).primary)
+    assert table.partitions == tuple(many)
+
+
 def test_protective_mbr_covers_the_disk() -> None:
     for sectors, size in ((SECTORS, SECTORS - 1), (1 << 33, 0xFFFFFFFF)):
         mbr = build_gpt(sectors, disk_guid("demo"), []).primary[:512]
