@@ -184,7 +184,7 @@ def command(toolchain: Toolchain, *, root: str, driver: Sequence[str]) -> list[s
     """The command line that compiles one shard where the toolchain's files are below ``root``."""
     folders = sorted({path.rpartition("/")[0] for path in toolchain.libraries})
     library_path = ":".join(f"{root}/{folder}" for folder in folders)
-    loader = [f"{root}/{toolchain.loader}", "--library-path", library_path]
+    loader = [f"{root}/{toolchain.loader}", "--inhibit-cache", "--library-path", library_path]
     return [*loader, f"{root}/{toolchain.interpreter}", *_OPTIONS, *driver]
 
 
@@ -227,11 +227,14 @@ def _run_one(arguments: Sequence[str], shard: Shard, folder: Path) -> bytes:
 
 
 def _materialise(toolchain: Toolchain, folder: Path) -> None:
+    """Write the toolchain's files below ``folder``; links lead inside it."""
     for path in toolchain.files:
         node = toolchain.tree[path]
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         if node.kind is Kind.SYMLINK:
+            up = "../" * path.count("/")
+            target.symlink_to(f"{up}{node.target[1:]}" if node.target.startswith("/") else node.target)
             continue
         with target.open("wb") as stream:
             for piece in _chunks(node):
