@@ -31,8 +31,9 @@ from image_builder.initrd import BUSYBOX, KernelModule
 from image_builder.modules import KernelPackages
 from image_builder.tree import BytesContent, Content, Kind, Node, Tree, read_content
 from image_builder.tree_paths import missing_parents
-from measurements.qemu import QemuProgram, best_accelerator, die_with_parent
+from measurements.qemu import QemuProgram, best_accelerator, die_with_parent, host_vendor
 from measurements.qemu_args import Accelerator
+from measurements.shape import CpuVendor
 
 MODULES: Final = ("virtio_pci", "virtio_blk")
 """What the machine needs to write to its disk; modules that are built in are left out by themselves."""
@@ -114,7 +115,7 @@ def _script(toolchain: Toolchain) -> str:
 
 
 def _boot(program: QemuProgram, folder: Path, disk: Path) -> None:
-    accelerator = best_accelerator(program)
+    accelerator = _accelerator(program)
     arguments = [
         *(*die_with_parent(), *program.command, "-M", "q35", "-accel", accelerator.value),
         *("-cpu", "host" if accelerator is Accelerator.KVM else "max"),
@@ -132,6 +133,12 @@ def _boot(program: QemuProgram, folder: Path, disk: Path) -> None:
     if done.returncode != 0 or _WRITTEN not in done.stdout:
         text = (done.stdout + done.stderr).decode("utf-8", "replace").strip()
         raise _failed(f"its last line is: {text.rpartition(chr(10))[2].strip() or 'nothing'}")
+
+
+def _accelerator(program: QemuProgram) -> Accelerator:
+    """KVM where it works; nothing here depends on the processor's vendor."""
+    vendor = next((vendor for vendor in CpuVendor if vendor == host_vendor()), None)
+    return best_accelerator(program, vendor) if vendor is not None else Accelerator.TCG
 
 
 def _disk_size(shards: Sequence[Shard]) -> int:
