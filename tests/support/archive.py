@@ -8,8 +8,9 @@ import io
 import lzma
 import tarfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -134,10 +135,12 @@ def sign_text(text: str, *, key: Tsk) -> bytes:
 @dataclass(kw_only=True)
 class Faults:
     """What a server does wrong: ``cut`` ends an answer after that many bytes of the body (once per path in
-    it).
+    it),
+    ``pause`` is how many seconds it waits after every 64 KiB.
     """
 
     cut: dict[str, int] = field(default_factory=dict)
+    pause: float = 0.0
     no_ranges: bool = False
     requests: list[tuple[str, str]] = field(default_factory=list)
     """(path, Range header) of every request so far."""
@@ -176,7 +179,11 @@ def serve(
                 self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
             self.end_headers()
             cut = wrong.cut.pop(name, None)
-            self.wfile.write(data[start:] if cut is None else data[start : start + cut])
+            end = len(data) if cut is None else start + cut
+            with suppress(ConnectionError):  # the client may have gone
+                for offset in range(start, end, 1 << 16):
+                    self.wfile.write(data[offset : min(offset + (1 << 16), end)])
+                    time.sleep(wrong.pause)
             if cut is not None:
                 self.close_connection = True
                 self.wfile.flush()
