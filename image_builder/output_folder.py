@@ -34,8 +34,10 @@ def new_folder(output: Path) -> Iterator[Path]:
             "exists and is not an image", subject=str(output), advice="name another folder with --output"
         )
     output.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(output)
+    for kind in ("partial", "old"):
+        remove_leftovers(output.parent, f".{output.name}.{kind}")
     partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
         yield partial
@@ -58,11 +60,12 @@ def _replace(partial: Path, output: Path) -> None:
     shutil.rmtree(old)
 
 
-def _remove_leftovers(output: Path) -> None:
-    for folder in output.parent.glob(f".{output.name}.*-*"):
-        kind, _, owner = folder.name.removeprefix(f".{output.name}.").partition("-")
-        if kind in {"partial", "old"} and owner.isdigit() and not _is_running(int(owner)):
-            shutil.rmtree(folder, ignore_errors=True)
+def remove_leftovers(folder: Path, prefix: str) -> None:
+    """Remove ``prefix``-PID folders below ``folder`` whose process is gone."""
+    for path in folder.glob(f"{prefix}-*"):
+        owner = path.name.removeprefix(f"{prefix}-").partition("-")[0]
+        if owner.isdigit() and not _is_running(int(owner)):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _is_running(process: int) -> bool:
@@ -72,4 +75,4 @@ def _is_running(process: int) -> bool:
         return False
     except PermissionError:
         return True
-    return process != os.getpid()
+    return True

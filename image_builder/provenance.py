@@ -47,7 +47,7 @@ def provenance_bytes(
 
 def package_url(name: str, version: str, architecture: str) -> str:
     """The package URL of a Debian package (purl specification, type deb)."""
-    return f"pkg:deb/debian/{quote(name, safe='')}@{quote(version, safe='')}?arch={architecture}"
+    return f"pkg:deb/debian/{quote(name, safe='')}@{quote(version, safe=':')}?arch={architecture}"
 
 
 def _dependencies(lock: Lock) -> Iterator[dict[str, Any]]:

@@ -24,6 +24,7 @@ from typing import Any
 
 from image_builder.deb import open_deb
 from image_builder.lockfile import LockedPackage, PackageRole
+from image_builder.output_folder import remove_leftovers
 from image_builder.package_errors import bad_package
 from image_builder.package_paths import member_path
 from image_builder.progress import Progress
@@ -93,6 +94,7 @@ def unpack_all(
     Raises ``StoreError`` if a package is absent or altered, ``PackageError`` or ``FormatError`` if it is
     damaged, ``DiskFullError`` if the cache has no room.
     """
+    remove_leftovers(store.derived(KIND, "new").parent, "new")
     largest_first = sorted(packages, key=lambda package: (-package.size, package.name))
     total = sum(package.size for package in packages)
     done = 0
@@ -167,7 +169,7 @@ def _make(deb: Path, folder: Path, name: str) -> Any:
 @contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder that takes the place of ``folder`` once the block has ended well."""
-    partial = Path(tempfile.mkdtemp(prefix="new-", dir=folder.parent))
+    partial = Path(tempfile.mkdtemp(prefix=f"new-{os.getpid()}-", dir=folder.parent))
     try:
         yield partial
         try:
