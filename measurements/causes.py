@@ -23,7 +23,8 @@ class Input(StrEnum):
     SECURE_BOOT_MODE = "Secure Boot mode"
     SECURE_BOOT_KEYS = "Secure Boot keys"
     SIGNER = "signature of the UKI"
-    ACPI = "memory, CPUs or machine type (ACPI tables)"
+    MEMORY = "memory size"
+    MACHINE = "machine shape (memory, CPUs or machine type)"
     SMBIOS = "machine type (SMBIOS)"
     NIC = "network card"
     DISK = "disk"
@@ -66,7 +67,8 @@ _FIXES = {
     Input.SECURE_BOOT_KEYS: "enrol the predicted keys, or predict with the machine's variable store "
     "(--firmware-vars)",
     Input.SIGNER: "sign the UKI with the predicted key, or predict the UKI as it is signed",
-    Input.ACPI: _MACHINE,
+    Input.MEMORY: _MACHINE,
+    Input.MACHINE: _MACHINE,
     Input.SMBIOS: _MACHINE,
     Input.NIC: _MACHINE + "; list the network cards with --nic",
     Input.DISK: _MACHINE + "; list the disks with --disk",
@@ -94,13 +96,16 @@ _SECTION_INPUTS = {
     ".linux": Input.KERNEL,
     ".sbat": Input.STUB,
 }
+_EARLY_VOLUME = "PEI volume"
 _SECTION = re.compile(r"section (\.[a-z0-9]+) of")
 _GUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-def causes_of(differences: Sequence[Difference]) -> list[Cause]:
-    """The cause of each difference, in the same order."""
-    context = _Context(differences)
+def causes_of(differences: Sequence[Difference], *, other_memory: bool = False) -> list[Cause]:
+    """The cause of each difference, in the same order. ``other_memory`` says that unmeasured data of the log
+    suggests another memory size.
+    """
+    context = _Context(differences, other_memory=other_memory)
     return [_cause(difference, context) for difference in differences]
 
 
@@ -112,8 +117,10 @@ def cause(which: Input, detail: str = "") -> Cause:
 class _Context:
     """What all differences together show."""
 
-    def __init__(self, differences: Sequence[Difference]) -> None:
+    def __init__(self, differences: Sequence[Difference], *, other_memory: bool) -> None:
         self._differences = differences
+        self.shape_input = Input.MEMORY if other_memory else Input.MACHINE
+        self.other_code = any(d.pcr == 0 and not _expects(d, _EARLY_VOLUME) for d in differences)
         self.sections = [name for d in differences if d.pcr == 11 and (name := _section_name(d))]
         self.add_on = any(_is_add_on(d) for d in differences)
         self.parameters = any(d.pcr == 12 for d in differences)
@@ -143,6 +150,8 @@ def _cause(difference: Difference, context: _Context) -> Cause:
 
 
 def _firmware(difference: Difference, context: _Context) -> Cause:
+    if _expects(difference, _EARLY_VOLUME) and not context.other_code:
+        return cause(context.shape_input, "early modules note it in the volume that is measured")
     if difference.event_type == EventType.EV_S_CRTM_VERSION and difference.booted is not None:
         return cause(Input.FIRMWARE, f"it says version {difference.facts.details.get('version', '?')}")
     return cause(Input.FIRMWARE)
@@ -156,7 +165,7 @@ def _machine(difference: Difference, context: _Context) -> Cause:
     if difference.event_type == EventType.EV_PLATFORM_CONFIG_FLAGS:
         if difference.kind is not DifferenceKind.CHANGED:
             return cause(Input.FIRMWARE, "this build measures other tables")
-        return cause(Input.NIC) if context.mac else cause(Input.ACPI)
+        return cause(Input.NIC) if context.mac else cause(context.shape_input, "ACPI tables")
     return cause(Input.BOOT_FLOW)
 
 
