@@ -51,7 +51,7 @@ class Cause:
 
     def as_json(self) -> dict[str, str]:
         """The cause as JSON shows it."""
-        return {"kind": self.kind.value, "text": self.text}
+        return {"kind": self.kind.value, "text": plain(self.text)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +70,9 @@ class Difference:
 
     def as_json(self) -> dict[str, Any]:
         """The difference with everything inside it; empty fields are left out."""
-        document: dict[str, Any] = {"subject": self.subject, "change": self.change.value}
-        document |= {key: value for key, value in (("before", self.before), ("after", self.after)) if value}
+        document: dict[str, Any] = {"subject": plain(self.subject), "change": self.change.value}
+        sides = (("before", self.before), ("after", self.after))
+        document |= {key: plain(value) for key, value in sides if value}
         if self.causes:
             document["causes"] = [cause.as_json() for cause in self.causes]
         if self.parts:
@@ -120,7 +121,10 @@ class Comparison:
         }
 
     def lines(self) -> Iterator[str]:
-        """The comparison as text."""
+        """The comparison as text; what an image holds cannot write to a terminal through it."""
+        return map(plain, self._lines())
+
+    def _lines(self) -> Iterator[str]:
         if self.identical:
             yield f"identical: {self.before} and {self.after}"
             return
@@ -163,6 +167,13 @@ def _reason(difference: Difference, numbers: Mapping[Cause, int]) -> str:
     words = [cause.text for cause in difference.causes if cause not in numbers]
     by_number = [f"cause {', '.join(listed)}"] if listed else []
     return f"  ({'; '.join((*by_number, *words))})" if difference.causes else ""
+
+
+def plain(text: str) -> str:
+    """``text`` with control characters and undecodable bytes written as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def follows(what: str) -> Cause:
