@@ -3,7 +3,8 @@
 Measures, in one run on one machine: a cold build (packages in the store, nothing derived from them), a
 rebuild after one local file has changed, their peak memory, the image's size, the time from kernel start to
 agent by the guest's own clock, and mkosi with the same package list from a filled package cache (with the
-kernel of the base suite: apt does not mix in backports by itself). Prints a table with ratios; asserts nothing.
+kernel of the base suite: apt does not mix in backports by itself). Prints a table with ratios; asserts
+nothing.
 """
 
 from __future__ import annotations

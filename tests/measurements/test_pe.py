@@ -19,6 +19,7 @@ from virt.peutils.pesign import pe_authenticode_hash
 from measurements.errors import FormatError
 from measurements.events import Bank
 from measurements.pe import authenticode_digest, parse_pe, section_data, stub_version
+from tests.support.debian_packages import debian_package
 from tests.support.pe_images import installed_stub, synthetic_pe, synthetic_stub
 from tests.support.secure_boot_keys import make_key, sign_image
 from tests.support.tools import require_tool
@@ -127,18 +128,11 @@ def test_digest_of_the_td_shim_payload() -> None:
 
 @pytest.mark.network
 @pytest.mark.parametrize("package", ["grub-efi-amd64-signed", "fwupd-amd64-signed", "shim-signed"])
-def test_signed_distribution_images_state_their_digest(package: str, tmp_path: Path) -> None:
+def test_signed_distribution_images_state_their_digest(package: str) -> None:
     known = json.loads(vector("pe/debian_ubuntu_authenticode.json").read_text())
     by_file = {entry["file_sha256"]: entry["authenticode"] for entry in known.values()}
-    apt_get = require_tool("apt-get", package="apt")
-    download = subprocess.run(
-        [apt_get, "download", package], cwd=tmp_path, check=False, capture_output=True, text=True
-    )
-    if download.returncode:
-        pytest.skip(f"no package lists with {package}: {download.stderr.strip()[-200:]}")
-    archive = next(tmp_path.glob("*.deb"))
-    subprocess.run(["dpkg-deb", "-x", str(archive), str(tmp_path / "root")], check=True)
-    images = [path for path in (tmp_path / "root").rglob("*.signed") if path.is_file()]
+    files = debian_package(package, suite="bookworm")
+    images = [path for path in files.rglob("*.signed") if path.is_file()]
     assert images
     for image in images:
         data = image.read_bytes()
