@@ -75,15 +75,16 @@ def explain(reference: Reference, booted: Booted, *, initrd_files: Sequence[str]
     booted, if both are at hand; they narrow down the cause of a changed initrd.
     """
     differences = align(reference.logged(), booted.log)
-    causes = [_narrowed(each, initrd_files) for each in causes_of(differences)]
+    hint = _memory_hint(reference, booted.log)
+    causes = causes_of(differences, other_memory=hint is not None)
     findings = tuple(
-        Finding(difference=difference, cause=found)
+        Finding(difference=difference, cause=_narrowed(found, initrd_files))
         for difference, found in zip(differences, causes, strict=True)
     )
     return Explanation(
         findings=findings,
         faults=tuple(_faults(reference, booted)),
-        hints=tuple(_hints(reference, booted.log)),
+        hints=() if hint is None else (hint,),
         compared=len(reference.logged()),
     )
 
@@ -187,18 +188,14 @@ def _fault(bank: Bank, pcr: int, expected: bytes, found: bytes, reason: str) -> 
     return RegisterFault(bank=bank, pcr=pcr, expected=expected, found=found, reason=reason)
 
 
-def _hints(reference: Reference, log: EventLog) -> list[str]:
-    """What unmeasured data of the log suggests: some firmware measures nothing of the machine's memory."""
+def _memory_hint(reference: Reference, log: EventLog) -> str | None:
+    """What unmeasured data of the log suggests about memory, which some firmware does not measure at all."""
     predicted = _predicted_mib(reference.shape)
     shown = _memory_from_load_address(log)
     if predicted is None or shown is None or shown == _low_memory_mib(predicted):
-        return []
-    measured = any(event.event_type is EventType.EV_PLATFORM_CONFIG_FLAGS for event in reference.events)
-    effect = (
-        "its ACPI tables show that in PCR 1" if measured else "no register of this firmware depends on it"
-    )
+        return None
     place = f"the UKI was loaded below {shown} MiB, and the prediction is for {predicted} MiB"
-    return [f"memory: {place}: probably another memory size; {effect}"]
+    return f"memory: {place}: probably another memory size"
 
 
 def _low_memory_mib(memory_mib: int) -> int:

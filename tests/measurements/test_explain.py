@@ -78,7 +78,10 @@ class Change:
 def changes() -> dict[str, Change]:
     return {
         "memory": Change(
-            machine=replace(MACHINE, acpi=b"tables for 1024 MiB", memory_mib=1024), pcr=1, named=Input.ACPI
+            machine=replace(MACHINE, acpi=b"tables for 1024 MiB", memory_mib=1024), pcr=1, named=Input.MEMORY
+        ),
+        "processors": Change(
+            machine=replace(MACHINE, acpi=b"tables for 2 processors"), pcr=1, named=Input.MACHINE
         ),
         "command line": Change(
             image=replace(IMAGE, command_line=b"console=ttyS0 quiet"), pcr=4, named=Input.COMMAND_LINE
