@@ -32,9 +32,10 @@ from measurements.errors import MissingToolError, RefusedError
 if TYPE_CHECKING:
     from image_builder.image import Image
     from measurements.boot_report import BootReport
-    from measurements.expected_registers import Reference, RegisterDifference
     from measurements.qemu import Machine, MachineSpec
     from measurements.qemu_args import DiskFile, FirmwareFiles, PortForward
+    from measurements.reference import Reference
+    from measurements.register_comparison import RegisterDifference
     from measurements.shape import MachineShape
 
 FIRMWARE_PAIRS = (
@@ -110,7 +111,7 @@ def run(
 ) -> None:
     """Boot an image in QEMU until it powers off or is interrupted, with a TPM and measured firmware."""
     from image_builder.image import load_image
-    from measurements.expected_registers import read_reference
+    from measurements.reference import read_reference
 
     out = Output(json=json)
     reference = read_reference(expect) if expect is not None else None
@@ -214,8 +215,8 @@ def _warn_about_shape(out: Output, reference: Reference | None, shape: MachineSh
 
 def _boot(out: Output, image: Image, spec: MachineSpec, plan: Plan) -> None:
     from keyturn.console_view import ConsoleView
-    from measurements.expected_registers import register_differences
     from measurements.qemu import Machine
+    from measurements.register_comparison import register_differences
 
     view = ConsoleView(sys.stderr.buffer if out.json else sys.stdout.buffer)
     with Machine.start(spec, listener=view.feed) as machine:
@@ -223,7 +224,7 @@ def _boot(out: Output, image: Image, spec: MachineSpec, plan: Plan) -> None:
             report = _await_report(machine, plan)
             differences: tuple[RegisterDifference, ...] = ()
             if report is not None and plan.reference is not None:
-                differences = register_differences(plan.reference, report.banks)
+                differences = register_differences(plan.reference.registers, report.banks)
             if report is not None and not plan.until_report and not differences:
                 _until_exit(machine)
             elif machine.running:
@@ -322,7 +323,7 @@ def _conclude(
     if plan.reference is None:
         return
     if not differences:
-        count = sum(len(registers) for registers in plan.reference.banks.values())
+        count = sum(len(registers) for registers in plan.reference.registers.values())
         out.line(f"[green]all {count} predicted registers are equal[/green]")
         return
     rows = [
