@@ -91,10 +91,14 @@ class PinnedPackage(_Table):
 
 
 class PackagesTable(_Table):
-    """``[packages]``: what is installed, and the dependencies left out, each with the reason."""
+    """``[packages]``: what is installed; dependencies left out and packages whose scripts are accepted as
+    never
+    running, each with the reason.
+    """
 
     install: Annotated[tuple[PackageName, ...], AfterValidator(unique)]
     omit: dict[PackageName, Annotated[str, Field(min_length=1)]] = Field(default_factory=dict)
+    scripts: dict[PackageName, Annotated[str, Field(min_length=1)]] = Field(default_factory=dict)
     pinned: tuple[PinnedPackage, ...] = ()
 
     @model_validator(mode="after")

@@ -61,6 +61,12 @@ wheels = ["cryptography==47.0.0"]
     assert recipe.python.wheels == ("cryptography==47.0.0",)
 
 
+def test_scripts_are_accepted_with_a_reason() -> None:
+    text = RECIPE.replace('["app"]', '["app"]\nscripts = {app = "only makes a log folder"}')
+    assert parse_recipe(text.encode()).packages.scripts == {"app": "only makes a log folder"}
+    assert "packages.scripts.app" in refused(text.replace("only makes a log folder", "")).reason
+
+
 @pytest.mark.parametrize(
     ("line", "key", "near"),
     [
