@@ -220,18 +220,13 @@ def _boot(out: Output, image: Image, spec: MachineSpec, plan: Plan) -> None:
 
     view = ConsoleView(sys.stderr.buffer if out.json else sys.stdout.buffer)
     with Machine.start(spec, listener=view.feed) as machine:
-        try:
-            report = _await_report(machine, plan)
-            differences: tuple[RegisterDifference, ...] = ()
-            if report is not None and plan.reference is not None:
-                differences = register_differences(plan.reference.registers, report.banks)
-            if report is not None and not plan.until_report and not differences:
-                _until_exit(machine)
-            elif machine.running:
-                _power_off(machine)
-        except KeyboardInterrupt:
-            _power_off(machine)
-            raise typer.Exit(0) from None
+        report = _await_report(machine, plan)
+        differences: tuple[RegisterDifference, ...] = ()
+        if report is not None and plan.reference is not None:
+            differences = register_differences(plan.reference.registers, report.banks)
+        if not plan.until_report and not differences:
+            _until_exit_or_interrupt(machine)
+        _power_off(machine)
         view.finish()
         version = machine.qemu_version
     out.result(_document(image, spec, plan, report, differences, qemu=version))
@@ -243,46 +238,57 @@ def _await_report(machine: Machine, plan: Plan) -> BootReport | None:
     from measurements.boot_report import find_report, has_report
 
     deadline = time.monotonic() + plan.report_seconds
-    while not has_report(machine.console.data):
-        ended = not machine.running
-        if ended or time.monotonic() > deadline:
-            _settle(machine, ended=ended)
-            if has_report(machine.console.data):
-                break
-            if plan.reference is None and not plan.until_report and ended:
-                return None
-            raise _silent(machine, ended=ended)
+    wanted = plan.reference is not None or plan.until_report
+    try:
+        while machine.running and not has_report(machine.console.data):
+            if wanted and time.monotonic() > deadline:
+                raise _silent(machine, f"has not reported after {plan.report_seconds:.0f} s")
+            time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        if wanted:
+            raise _silent(machine, "was interrupted before its report") from None
+        return None
+    if not machine.running:
+        # The console's last bytes may still be on their way.
         time.sleep(POLL_SECONDS)
+    if not has_report(machine.console.data):
+        if wanted:
+            raise _silent(machine, "ended without a boot report")
+        return None
     return find_report(machine.console.data)
 
 
-def _settle(machine: Machine, *, ended: bool) -> None:
-    """Give the console's last bytes time to arrive after the machine has ended."""
-    if ended:
-        time.sleep(POLL_SECONDS)
-
-
-def _silent(machine: Machine, *, ended: bool) -> GuestError:
+def _silent(machine: Machine, reason: str) -> GuestError:
     lines = machine.console.data.decode("utf-8", "replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
     return GuestError(
-        f"{'ended' if ended else 'still runs'} without a boot report; its last line: {last}",
+        f"{reason}; its last line: {last}",
         subject="guest",
         advice="read the console output; --timeout gives it more time",
     )
 
 
-def _until_exit(machine: Machine) -> None:
-    while machine.running:
-        time.sleep(POLL_SECONDS)
+def _until_exit_or_interrupt(machine: Machine) -> None:
+    with contextlib.suppress(KeyboardInterrupt):
+        while machine.running:
+            time.sleep(POLL_SECONDS)
 
 
 def _power_off(machine: Machine) -> None:
-    """Press the power button and wait; a guest that does not react is ended by leaving the machine."""
+    """End the machine: with the power button once the agent listens, at once before that.
+
+    A guest that does not react is ended by leaving the machine.
+    """
+    from measurements.boot_report import has_report
     from measurements.qemu import MachineError
     from measurements.qmp import MonitorError
 
-    with contextlib.suppress(MachineError, MonitorError):
+    with contextlib.suppress(MachineError, MonitorError, KeyboardInterrupt):
+        if not machine.running:
+            return
+        if not has_report(machine.console.data):
+            machine.quit()
+            return
         machine.power_button()
         machine.wait_exit(seconds=POWER_OFF_SECONDS)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from measurements.qemu_args import DiskFile, FirmwareFiles
 from measurements.runtime_events import DEV_IMAGE, RUNTIME_PCR, event_digest
 from measurements.shape import MachineShape
 from tests.boot.conftest import FinishedBoot, boot_spec, boot_to_report
-from tests.support.images import copy_image, keyturn
+from tests.support.images import copy_image
 
 pytestmark = [pytest.mark.boot, pytest.mark.network]
 
@@ -103,26 +102,6 @@ def test_an_added_command_line_is_refused_by_the_initrd(
     console = run_to_end(MachineSpec(shape=spec.shape, firmware=firmware, disks=spec.disks, extra=extra))
     assert b"initrd refuses: the kernel command line is not the one this image was built with" in console
     assert b"KEYTURN BOOT REPORT" not in console
-
-
-def test_run_compares_registers_and_refuses(
-    built_image: Image, default_boot: FinishedBoot, firmware: FirmwareFiles, tmp_path: Path
-) -> None:
-    """One register of a reference differs: status 1, and the register is named."""
-    registers = {
-        str(pcr): value.hex() for pcr, value in default_boot.report.banks["sha256"].items() if pcr < 15
-    }
-    registers["9"] = bytes(32).hex()
-    reference = tmp_path / "reference.json"
-    document = {"platform": "tpm", "shape": MachineShape().as_json(), "banks": {"sha256": registers}}
-    reference.write_text(json.dumps(document))
-    files = ("--firmware-code", firmware.code, "--firmware-vars", firmware.variables)
-    done = keyturn("run", built_image.folder, *files, "--expect", reference, "--json")
-    assert done.returncode == 1, done.stdout + done.stderr
-    decoder = json.JSONDecoder()
-    result, _ = decoder.raw_decode(done.stdout)
-    assert [(each["bank"], each["pcr"]) for each in result["differences"]] == [("sha256", 9)]
-    assert "PCR 9 is not as predicted" in done.stderr
 
 
 def test_the_image_has_no_shell_and_no_getty(built_image: Image) -> None:
