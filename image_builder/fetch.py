@@ -94,19 +94,26 @@ def _absent(wanted: Sequence[Wanted], store: Store) -> tuple[list[Wanted], list[
     """What the store lacks; an object whose bytes were altered is removed, so that it is fetched again."""
     absent, replaced = [], []
     for item in wanted:
-        path = store.path(item.sha256)
-        if path.is_file() and file_sha256(path) != item.sha256:
-            path.unlink()
-            replaced.append(item.name)
-        if not path.is_file():
+        there = store.has(item.sha256)
+        if not _is_intact(store, item.sha256):
             absent.append(item)
+            if there:
+                replaced.append(item.name)
     return absent, replaced
+
+
+def _is_intact(store: Store, sha256: str) -> bool:
+    """Whether the store has the object; one whose bytes were altered is removed."""
+    path = store.path(sha256)
+    if path.is_file() and file_sha256(path) != sha256:
+        path.unlink()
+    return path.is_file()
 
 
 def _take_local(files: Sequence[LockedFile], folder: Path, tools: FetchTools, *, advice: str) -> None:
     """Put local files into the store, from ``folder`` or a ``--store`` folder."""
     for file in files:
-        if tools.store.has(file.sha256):
+        if _is_intact(tools.store, file.sha256):
             continue
         path = folder / file.source
         if path.is_file() and file_sha256(path) == file.sha256:

@@ -112,7 +112,7 @@ class Store:
                 f"the store's copy {path} was altered: expected {expected}; "
                 f"found SHA-256 {found}, {found_size} bytes",
                 subject=name,
-                advice="remove that file and run `keyturn fetch` again",
+                advice="run `keyturn fetch`, which gets it again",
             )
         return path
 

@@ -287,6 +287,18 @@ def test_an_altered_export_is_refused(store: Store, mirror: Path, tmp_path: Path
         import_objects(tmp_path, store=fresh, progress=NoProgress())
 
 
+def test_a_local_file_altered_in_the_store_is_taken_again(store: Store, mirror: Path, tmp_path: Path) -> None:
+    (tmp_path / "motd").write_bytes(b"hello")
+    sha256 = hashlib.sha256(b"hello").hexdigest()
+    file = LockedFile(
+        path="/etc/motd", source="motd", size=5, sha256=sha256, mode=0o644, owner="root", group="root"
+    )
+    fetch(store, str(mirror), wanted=lock(files=(file,)), folder=tmp_path)
+    store.path(sha256).write_bytes(b"evil")
+    fetch(store, str(mirror), wanted=lock(files=(file,)), folder=tmp_path)
+    assert store.verified(sha256, name="motd").read_bytes() == b"hello"
+
+
 def test_a_changed_local_file_is_named(store: Store, mirror: Path, tmp_path: Path) -> None:
     (tmp_path / "motd").write_bytes(b"changed")
     file = LockedFile(
