@@ -107,6 +107,30 @@ def run_arguments(shape: MachineShape, backends: Backends) -> list[str]:
     ]
 
 
+def idle_arguments(shape: MachineShape, *, tpm_socket: Path, monitor_fd: int, qtest_fd: int) -> list[str]:
+    """Every argument after the program for the same machine, halted and driven by qtest."""
+    arguments = [
+        *machine_arguments(shape),
+        "-accel",
+        Accelerator.TCG.value,
+        "-cpu",
+        f"max,vendor={shape.cpu_vendor}",
+    ]
+    for index, _ in enumerate(shape.disks):
+        arguments += ["-blockdev", f"driver=null-co,node-name=disk{index},read-zeroes=on"]
+    for index, _ in enumerate(shape.nics):
+        arguments += ["-netdev", f"hubport,id=net{index},hubid={index}"]
+    return [
+        *arguments,
+        *_tpm_backend(tpm_socket),
+        *device_arguments(shape),
+        *("-chardev", "null,id=console", "-serial", "chardev:console"),
+        *_monitor_arguments(monitor_fd),
+        *("-chardev", f"socket,id=qtest,fd={qtest_fd}", "-qtest", "chardev:qtest", "-qtest-log", "none"),
+        "-S",
+    ]
+
+
 def escape(path: Path) -> str:
     """A path inside an option list, where a comma is written twice."""
     return str(path).replace(",", ",,")
