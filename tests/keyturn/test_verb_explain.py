@@ -1,0 +1,122 @@
+"""``keyturn explain`` as a user calls it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from keyturn.cli import main
+from measurements.boot_report import BootReport, encode_report, frame_report
+from measurements.reference import reference_document
+from tests.support.boot_model import ModelImage, ModelMachine, boot_log, predict
+
+MACHINE = ModelMachine()
+IMAGE = ModelImage()
+
+
+def call(*arguments: str | Path) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["explain", *map(str, arguments)])
+    code = ended.value.code
+    return code if isinstance(code, int) else 0
+
+
+@pytest.fixture
+def expected(tmp_path: Path) -> Path:
+    path = tmp_path / "reference.json"
+    path.write_text(json.dumps(reference_document(predict(MACHINE, IMAGE), shape={"memory": "512MiB"})))
+    return path
+
+
+def log_file(folder: Path, machine: ModelMachine, image: ModelImage = IMAGE) -> Path:
+    path = folder / "log.bin"
+    path.write_bytes(boot_log(machine, image))
+    return path
+
+
+def report_of(machine: ModelMachine, image: ModelImage) -> BootReport:
+    registers = predict(machine, image).registers
+    return BootReport(
+        image_name="test",
+        image_version="1",
+        dev=image.dev,
+        banks={bank.value: dict(values) for bank, values in registers.items()},
+        event_log=boot_log(machine, image),
+        runtime_events=(),
+        command_line="console=ttyS0",
+        kernel_release="6.12.1",
+        os_release={"ID": "test"},
+        agent_start_us=1,
+        report_us=2,
+    )
+
+
+def test_an_equal_boot_exits_with_0(
+    expected: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("--expected", expected, "--log", log_file(tmp_path, MACHINE)) == 0
+    assert "equal" in capsys.readouterr().out
+
+
+def test_a_different_boot_exits_with_1_and_names_the_cause(
+    expected: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = log_file(tmp_path, replace(MACHINE, order=(0, 1)), replace(IMAGE, initrd=b"other"))
+    assert call("--expected", expected, "--log", log) == 1
+    shown = capsys.readouterr().out
+    assert "first difference: PCR 1" in shown
+    assert "boot entry order (the machine's order is 0000 0001)" in shown
+    assert "further differences" in shown
+    assert "initrd" in shown
+
+
+def test_json_has_the_whole_explanation(
+    expected: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = log_file(tmp_path, replace(MACHINE, version="2024.02"))
+    assert call("--expected", expected, "--log", log, "--json") == 1
+    document = json.loads(capsys.readouterr().out)
+    assert document["first"]["input"] == "firmware"
+    assert document["differences"] == [document["first"]]
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_boot_report_tells_registers_too(
+    form: str, expected: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = report_of(MACHINE, replace(IMAGE, dev=True))
+    path = tmp_path / "boot"
+    if form == "json":
+        path.write_bytes(encode_report(report))
+    else:
+        path.write_text("kernel says hello\n" + frame_report(report))
+    assert call("--expected", expected, "--log", path, "--json") == 1
+    document = json.loads(capsys.readouterr().out)
+    assert [fault["pcr"] for fault in document["registers"]] == [14, 14]
+
+
+def test_hostile_text_in_a_log_does_not_reach_the_terminal(
+    expected: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = log_file(tmp_path, replace(MACHINE, version="\x1b[2J[red]x"))
+    assert call("--expected", expected, "--log", log) == 1
+    shown = capsys.readouterr().out
+    assert "\x1b[2J" not in shown
+    assert "[red]x" in shown
+
+
+@pytest.mark.parametrize("content", [b"", b"no log", b"{}"])
+def test_files_that_are_no_log_exit_with_2(
+    content: bytes, expected: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "log.bin"
+    path.write_bytes(content)
+    assert call("--expected", expected, "--log", path) == 2
+    assert "remedy" in capsys.readouterr().err
+
+
+def test_a_missing_reference_exits_with_2(tmp_path: Path) -> None:
+    assert call("--expected", tmp_path / "none", "--log", tmp_path / "none") == 2
