@@ -163,6 +163,11 @@ class TestRootFiles:
             command = line.split(":", 3)[-1] if not line.startswith("#") else ""
             assert not set(command) & set("~`!$^&*()=|\\{}[];\"'<>?")
 
+    def test_no_line_of_init_is_repeated(self) -> None:
+        """BusyBox init merges equal entries into one (init/init.c, new_init_action)."""
+        lines = text(root_nodes(recipe(), tree=source_tree()), "etc/inittab").splitlines()
+        assert len(set(lines)) == len(lines)
+
     def test_everything_writable_is_in_memory_and_guarded(self) -> None:
         mounts = parse_mounts(text(root_nodes(recipe(), tree=source_tree()), "etc/fstab"))
         by_target = {mount.target: mount for mount in mounts}
