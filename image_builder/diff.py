@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -80,8 +81,12 @@ def compare(before: Path, after: Path, *, files: InputFiles) -> Comparison:
 
 def compare_locks(before: Path, after: Path) -> Comparison:
     """Compare two lock files. Raises ``LockError``."""
-    old, new = (parse_lock(path.read_bytes(), name=str(path)) for path in (before, after))
-    return Comparison(before=str(before), after=str(after), differences=lock_differences(old, new))
+    data = [path.read_bytes() for path in (before, after)]
+    old, new = (parse_lock(each, name=str(path)) for each, path in zip(data, (before, after), strict=True))
+    differences = lock_differences(old, new)
+    if not differences and data[0] != data[1]:
+        differences = (Difference(subject=LOCK_NAME, after="only comments or spacing"),)
+    return Comparison(before=str(before), after=str(after), differences=differences)
 
 
 def compare_images(
@@ -98,12 +103,14 @@ def compare_images(
     sides = (_side(old_name, old), _side(new_name, new))
     finder = CauseFinder(before=sides[0], after=sides[1], files=files)
     pair = Pair(before=old, after=new, finder=finder)
-    differences = (*_input_differences(*sides), *_artefact_differences(pair, names=(old_name, new_name)))
+    shown = (old_name, new_name)
+    differences = (*_input_differences(pair, names=shown), *_artefact_differences(pair, names=shown))
     return Comparison(before=old_name, after=new_name, differences=differences)
 
 
 def open_image(folder: Path, name: str) -> Artefacts:
-    """The files of an image folder, mapped.
+    """The files of an image folder, mapped; folders in it (reference values) are results, not part of the
+    image.
 
     Raises ``ImageFolderError`` if a manifest, lock or recipe is missing.
     """
@@ -125,10 +132,16 @@ def _mapped(path: Path) -> memoryview:
 
 
 def _side(name: str, artefacts: Artefacts) -> Side:
+    try:
+        recipe = tomllib.loads(bytes(artefacts[RECIPE_NAME]).decode())
+    except ValueError as error:
+        raise ImageFolderError(
+            f"is not TOML: {error}", subject=f"{name}/{RECIPE_NAME}", advice="build the image again"
+        ) from None
     return Side(
         name=name,
         lock=parse_lock(bytes(artefacts[LOCK_NAME]), name=f"{name}/{LOCK_NAME}"),
-        recipe=bytes(artefacts[RECIPE_NAME]),
+        recipe=recipe,
         tool=_tool(artefacts),
     )
 
@@ -142,16 +155,18 @@ def _tool(artefacts: Artefacts) -> str:
         return "unknown"
 
 
-def _input_differences(before: Side, after: Side) -> tuple[Difference, ...]:
-    found = []
-    if before.lock != after.lock:
-        found.append(Difference(subject=LOCK_NAME, parts=lock_differences(before.lock, after.lock)))
-    if before.recipe != after.recipe:
-        changes = recipe_changes(before.recipe, after.recipe)
-        parts = tuple(replace(change.difference, causes=()) for change in changes)
-        text = "" if parts else "only comments or spacing"
-        found.append(Difference(subject=RECIPE_NAME, after=text, parts=parts))
-    return tuple(found)
+def _input_differences(pair: Pair, *, names: tuple[str, str]) -> Iterator[Difference]:
+    before, after = pair.finder.before, pair.finder.after
+    found = {
+        LOCK_NAME: lock_differences(before.lock, after.lock),
+        RECIPE_NAME: tuple(
+            replace(change.difference, causes=()) for change in recipe_changes(before.recipe, after.recipe)
+        ),
+    }
+    for name, parts in found.items():
+        if pair.differs(name):
+            text = "" if parts else "only comments or spacing"
+            yield Difference(subject=name, after=text, causes=_altered(pair, name, names), parts=parts)
 
 
 def _artefact_differences(pair: Pair, *, names: tuple[str, str]) -> Iterator[Difference]:
@@ -168,7 +183,7 @@ def _artefact_differences(pair: Pair, *, names: tuple[str, str]) -> Iterator[Dif
             )
             yield Difference(subject=name, causes=causes, parts=_parts(name, pair))
         elif pair.differs(name):
-            altered = (*_altered(names[0], name, pair.before), *_altered(names[1], name, pair.after))
+            altered = _altered(pair, name, names)
             difference = Difference(subject=name, causes=altered, parts=_parts(name, pair))
             yield _explained(difference, altered) if altered else difference
 
@@ -193,17 +208,28 @@ _COMPARERS: Final[Mapping[str, Callable[[Buffer, Buffer, CauseFinder], Parts]]] 
 }
 
 
-def _altered(side: str, name: str, artefacts: Artefacts) -> tuple[Cause, ...]:
-    """The cause if the artefact ``name`` is not the one that its own manifest names."""
+def _altered(pair: Pair, name: str, names: tuple[str, str]) -> tuple[Cause, ...]:
+    """One cause for each side whose file ``name`` is not the one that its own manifest names."""
+    sides = zip(names, (pair.before, pair.after), strict=True)
+    return tuple(
+        Cause(
+            kind=CauseKind.ALTERED,
+            text=f"{side}/{name} is not the file that its manifest names: changed after the build",
+        )
+        for side, artefacts in sides
+        if _named_hash(artefacts, name) not in (None, hashlib.sha256(artefacts[name]).hexdigest())
+    )
+
+
+def _named_hash(artefacts: Artefacts, name: str) -> str | None:
+    """The hash that the manifest has for ``name``; ``None`` where it is damaged or says nothing."""
     try:
-        named = parse_manifest(bytes(artefacts[MANIFEST_NAME]))["artefacts"]
-    except FormatError as error:
-        text = f"{side}/{MANIFEST_NAME} is not a manifest ({error.reason}): changed after the build"
-        return (Cause(kind=CauseKind.ALTERED, text=text),) if name == MANIFEST_NAME else ()
-    if name not in named or named[name].get("sha256") == hashlib.sha256(artefacts[name]).hexdigest():
-        return ()
-    text = f"{side}/{name} is not the file that its manifest names: changed after the build"
-    return (Cause(kind=CauseKind.ALTERED, text=text),)
+        manifest = parse_manifest(bytes(artefacts[MANIFEST_NAME]))
+        if name in (LOCK_NAME, RECIPE_NAME):
+            return str(manifest["lock_sha256" if name == LOCK_NAME else "recipe_sha256"])
+        return str(manifest["artefacts"][name]["sha256"])
+    except (FormatError, KeyError, TypeError):
+        return None
 
 
 def _explained(difference: Difference, causes: tuple[Cause, ...]) -> Difference:

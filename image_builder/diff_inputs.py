@@ -5,7 +5,6 @@ Every difference found here is a cause of differences in the images.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -81,12 +80,9 @@ def suite_changes(before: Lock, after: Lock) -> list[InputChange]:
     )
 
 
-def recipe_changes(before: bytes, after: bytes) -> list[InputChange]:
-    """Recipe keys that differ, dotted.
-
-    ``kernel.command-line``. Raises ``tomllib.TOMLDecodeError`` or ``UnicodeDecodeError``.
-    """
-    old, new = (dict(_flat(tomllib.loads(data.decode()), "")) for data in (before, after))
+def recipe_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[InputChange]:
+    """Keys that differ between two recipes (TOML documents), dotted: ``kernel.command-line``."""
+    old, new = (dict(_flat(document, "")) for document in (before, after))
     found = []
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):

@@ -11,7 +11,7 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from image_builder.comparison import Cause, CauseKind, follows
 from image_builder.diff_inputs import (
@@ -97,11 +97,14 @@ class StoreFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """The inputs of one image; ``tool`` is the version of keyturn that its provenance names."""
+    """The inputs of one image.
+
+    ``recipe`` is its TOML document, ``tool`` is the version of keyturn that its provenance names.
+    """
 
     name: str
     lock: Lock
-    recipe: bytes
+    recipe: Mapping[str, Any]
     tool: str
 
 

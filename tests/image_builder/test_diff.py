@@ -436,3 +436,39 @@ def test_versions_are_ordered_as_debian_does(old: str, new: str, verb: str, tmp_
     (cause,) = (change.cause for change in package_changes(before, after))
     assert change.subject == "package base"
     assert cause.text.startswith(f"package base {verb}: {old} from trixie")
+
+
+def test_lock_with_another_comment_is_not_identical(tmp_path: Path) -> None:
+    old, new = FakeImage().write(tmp_path / "old"), FakeImage().write(tmp_path / "new")
+    lock = new / "keyturn.lock"
+    lock.write_bytes(lock.read_bytes() + b"# note\n")
+    for result in (compare(old, new, files=ALL), compare(old / "keyturn.lock", lock, files=ALL)):
+        assert not result.identical
+        assert find(result, "keyturn.lock").after == "only comments or spacing"
+
+
+def test_lock_that_the_manifest_does_not_name_is_told(tmp_path: Path) -> None:
+    old, new = FakeImage().write(tmp_path / "old"), FakeImage().write(tmp_path / "new")
+    other = FakeImage(packages=[base_package("1.1"), kernel_package()]).lock
+    (new / "keyturn.lock").write_bytes(lock_bytes(other))
+    result = compare(old, new, files=ALL)
+    (cause,) = find(result, "keyturn.lock").causes
+    assert cause.kind is CauseKind.ALTERED
+    assert cause.text.startswith(f"{new}/keyturn.lock is not the file that its manifest names")
+
+
+def test_recipe_that_is_not_toml_is_refused(tmp_path: Path) -> None:
+    folder, other = FakeImage().write(tmp_path / "image"), FakeImage().write(tmp_path / "other")
+    (folder / "keyturn.toml").write_bytes(b"\xff= nonsense")
+    with pytest.raises(ImageFolderError, match="is not TOML"):
+        compare(folder, other, files=ALL)
+
+
+@pytest.mark.parametrize("artefacts", ['"text"', "[]", '{"kernel":"text"}', '{"kernel":{}}'])
+def test_manifest_of_another_shape_does_no_harm(artefacts: str, tmp_path: Path) -> None:
+    old, new = FakeImage().write(tmp_path / "old"), FakeImage().write(tmp_path / "new")
+    manifest = json.loads((new / "manifest.json").read_bytes())
+    manifest["artefacts"] = json.loads(artefacts)
+    (new / "manifest.json").write_text(json.dumps(manifest, separators=(",", ":"), sort_keys=True))
+    flip(new / "kernel", 1030)
+    assert find(compare(old, new, files=ALL), "kernel")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -45,7 +46,7 @@ def artefacts(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, bytes]:
 def finder() -> CauseFinder:
     """Causes for two images with the same inputs."""
     image = FakeImage()
-    side = Side(name="image", lock=image.lock, recipe=image.recipe, tool="0.1.0")
+    side = Side(name="image", lock=image.lock, recipe=tomllib.loads(image.recipe.decode()), tool="0.1.0")
     return CauseFinder(before=side, after=side, files=FakeFiles(tool_package()))
 
 
