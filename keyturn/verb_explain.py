@@ -79,7 +79,11 @@ def read_booted(path: Path) -> Booted:
     if report is None:
         return Booted(log=parse_event_log(data, subject=str(path)))
     registers = {bank: report.banks[bank.value] for bank in Bank if bank.value in report.banks}
-    return Booted(log=parse_event_log(report.event_log, subject=str(path)), registers=registers)
+    return Booted(
+        log=parse_event_log(report.event_log, subject=str(path)),
+        registers=registers,
+        command_line=report.command_line,
+    )
 
 
 def _quote_matches(path: Path, booted: Booted) -> bool:

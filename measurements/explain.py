@@ -16,7 +16,8 @@ from measurements.alignment import ALGORITHMS, Difference, align
 from measurements.causes import Cause, Input, cause, causes_of
 from measurements.event_data import decode_event, type_name
 from measurements.eventlog import EventLog
-from measurements.events import Bank, EventType
+from measurements.events import Bank, EventType, digests_of
+from measurements.linux_stub import COMMAND_LINE_DESCRIPTION
 from measurements.predict_tpm import UNLOGGED_PCRS
 from measurements.reference import Reference
 
@@ -28,10 +29,11 @@ _SPLIT_MIB = 2816
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Booted:
-    """What is known of a boot: its log, and its registers if a report or a quote tells them."""
+    """What is known of a boot: its log, and its registers and command line if a boot report tells them."""
 
     log: EventLog
     registers: Registers | None = None
+    command_line: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,8 +79,9 @@ def explain(reference: Reference, booted: Booted, *, initrd_files: Sequence[str]
     differences = align(reference.logged(), booted.log)
     hint = _memory_hint(reference, booted.log)
     causes = causes_of(differences, other_memory=hint is not None)
+    words = _changed_words(differences, booted.command_line)
     findings = tuple(
-        Finding(difference=difference, cause=_narrowed(found, initrd_files))
+        Finding(difference=difference, cause=_narrowed(found, initrd_files, words))
         for difference, found in zip(differences, causes, strict=True)
     )
     return Explanation(
@@ -137,8 +140,34 @@ def _finding_document(finding: Finding) -> dict[str, Any]:
     }
 
 
-def _narrowed(found: Cause, initrd_files: Sequence[str]) -> Cause:
-    """A changed initrd by the files that differ in it."""
+def _changed_words(differences: Sequence[Difference], command_line: str | None) -> str:
+    """Parameters by which the booted command line differs from the predicted one; empty unless the log's
+    digest proves the booted one.
+    """
+    if command_line is None:
+        return ""
+    proven = digests_of(command_line.encode("utf-16-le") + b"\0\0")
+    for difference in differences:
+        expected, booted = difference.expected, difference.booted
+        if expected is None or booted is None or COMMAND_LINE_DESCRIPTION not in expected.description:
+            continue
+        if all(booted.digests.get(ALGORITHMS[bank]) == digest for bank, digest in proven.items()):
+            predicted = expected.description.removeprefix(COMMAND_LINE_DESCRIPTION).split()
+            return _word_changes(predicted, command_line.split())
+    return ""
+
+
+def _word_changes(predicted: Sequence[str], booted: Sequence[str]) -> str:
+    added = [word for word in booted if word not in predicted]
+    removed = [word for word in predicted if word not in booted]
+    parts = [f"{verb} {' '.join(words)}" for verb, words in (("added", added), ("missing", removed)) if words]
+    return "; ".join(parts) or "the same parameters in another form or order"
+
+
+def _narrowed(found: Cause, initrd_files: Sequence[str], words: str) -> Cause:
+    """A changed command line by its parameters, a changed initrd by the files that differ in it."""
+    if found.input is Input.COMMAND_LINE and words:
+        return cause(Input.COMMAND_LINE, f"{found.detail}; {words}" if found.detail else words)
     if found.input is not Input.INITRD:
         return found
     if not initrd_files:

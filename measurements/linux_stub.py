@@ -12,6 +12,7 @@ from measurements.events import EventType, MeasuredEvent, event_over
 
 PCR = 9
 OLDEST_KERNEL = (6, 1)
+COMMAND_LINE_DESCRIPTION = "LOADED_IMAGE::LoadOptions, the kernel command line: "
 
 
 def check_kernel_release(release: str) -> None:
@@ -40,7 +41,7 @@ def kernel_stub_events(
                 command_line.encode("utf-16-le") + b"\0\0",
                 pcr=PCR,
                 event_type=EventType.EV_EVENT_TAG,
-                description="kernel command line (LOADED_IMAGE::LoadOptions)",
+                description=f"{COMMAND_LINE_DESCRIPTION}{command_line}",
                 origin=command_line_origin,
             )
         )

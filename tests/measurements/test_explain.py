@@ -166,6 +166,17 @@ def test_every_further_difference_is_shown() -> None:
     assert all(f.difference.kind is DifferenceKind.CHANGED for f in explanation.findings)
 
 
+@pytest.mark.parametrize(
+    ("told", "detail"), [("console=ttyS0 quiet", "added quiet"), ("console=ttyS0 loud", ""), (None, "")]
+)
+def test_a_command_line_is_shown_if_the_log_proves_it(told: str | None, detail: str) -> None:
+    image = replace(IMAGE, command_line=b"console=ttyS0 quiet")
+    log = parse_event_log(boot_log(MACHINE, image))
+    first = explain(reference(), Booted(log=log, command_line=told)).findings[0]
+    assert first.cause.input is Input.COMMAND_LINE
+    assert first.cause.detail.partition("differs; ")[2] == detail
+
+
 def test_a_network_card_is_the_cause_of_all_it_changes() -> None:
     explanation = explained(MACHINE.with_nic())
     assert {f.cause.input for f in explanation.findings} == {Input.NIC}
