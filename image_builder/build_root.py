@@ -52,7 +52,7 @@ def root_tree(inputs: Inputs) -> Tree:
     recipe = inputs.recipe
     accounts = _accounts(inputs)
     tree = merge_packages(inputs.packages, accounts=accounts, rules=_rules(recipe))
-    review_scripts(inputs.packages, accounts=accounts, acknowledged={})
+    review_scripts(inputs.packages, accounts=accounts, acknowledged=recipe.packages.scripts)
     tree |= alternative_nodes(inputs.packages, tree)
     for wheel in inputs.lock.wheels:
         path = inputs.store.verified(wheel.sha256, name=wheel.filename, size=wheel.size)

@@ -47,8 +47,8 @@ class PackageRole(StrEnum):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockedSuite:
     """One signed index: ``release_sha256`` is the hash of the InRelease file, ``index_sha256`` of the
-    Packages file at ``index_path``
-    below the suite; ``signers`` are the fingerprints of the certificates whose signatures were good.
+    Packages file at ``index_path`` below the suite. Who signed is not kept: keyrings of different age know
+    different certificates, and the same inputs must give the same lock.
     """
 
     suite: str
@@ -57,7 +57,6 @@ class LockedSuite:
     release_sha256: str
     index_path: str
     index_sha256: str
-    signers: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -213,8 +212,6 @@ def _table(entry: _Entry) -> dict[str, Any]:
         value = getattr(entry, field.name)
         if field.name == "mode":
             value = f"{value:04o}"
-        elif isinstance(value, tuple):
-            value = sorted(value)
         elif isinstance(value, PackageRole):
             value = value.value
         table[field.name.replace("_", "-")] = value
@@ -295,12 +292,6 @@ def _role(value: object, where: str) -> PackageRole:
     return PackageRole(_text(value, where))
 
 
-def _texts(value: object, where: str) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise ValueError(f"{where} is not a list")
-    return tuple(_text(item, where) for item in value)
-
-
 _READERS: Mapping[str, Callable[[object, str], Any]] = {
     "sha256": _hash,
     "release_sha256": _hash,
@@ -312,5 +303,4 @@ _READERS: Mapping[str, Callable[[object, str], Any]] = {
     "index_path": _relative_path,
     "filename": _file_name,
     "role": _role,
-    "signers": _texts,
 }

@@ -66,7 +66,6 @@ class IndexReader:
                 release_sha256=release_sha256,
                 index_path=plain.path,
                 index_sha256=plain.sha256,
-                signers=signed.signers,
             )
             found.append(_suite_index(locked, text, release))
         return found

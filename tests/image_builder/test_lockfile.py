@@ -84,7 +84,6 @@ def lock(*packages: LockedPackage) -> Lock:
                 release_sha256="2" * 64,
                 index_path="main/binary-amd64/Packages",
                 index_sha256="3" * 64,
-                signers=("aa", "bb"),
             ),
         ),
         packages=packages,
