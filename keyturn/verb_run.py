@@ -220,12 +220,15 @@ def _boot(out: Output, image: Image, spec: MachineSpec, plan: Plan) -> None:
 
     view = ConsoleView(sys.stderr.buffer if out.json else sys.stdout.buffer)
     with Machine.start(spec, listener=view.feed) as machine:
-        report = _await_report(machine, plan)
+        report: BootReport | None = None
         differences: tuple[RegisterDifference, ...] = ()
-        if report is not None and plan.reference is not None:
-            differences = register_differences(plan.reference.registers, report.banks)
-        if not plan.until_report and not differences:
-            _until_exit_or_interrupt(machine)
+        # An interrupt is the usual way to end a machine that nobody asks for a report.
+        with contextlib.suppress(KeyboardInterrupt):
+            report = _await_report(machine, plan)
+            if report is not None and plan.reference is not None:
+                differences = register_differences(plan.reference.registers, report.banks)
+            if not plan.until_report and not differences:
+                _until_exit(machine)
         _power_off(machine)
         view.finish()
         version = machine.qemu_version
@@ -247,7 +250,7 @@ def _await_report(machine: Machine, plan: Plan) -> BootReport | None:
     except KeyboardInterrupt:
         if wanted:
             raise _silent(machine, "was interrupted before its report") from None
-        return None
+        raise
     if not machine.running:
         # The console's last bytes may still be on their way.
         time.sleep(POLL_SECONDS)
@@ -268,10 +271,9 @@ def _silent(machine: Machine, reason: str) -> GuestError:
     )
 
 
-def _until_exit_or_interrupt(machine: Machine) -> None:
-    with contextlib.suppress(KeyboardInterrupt):
-        while machine.running:
-            time.sleep(POLL_SECONDS)
+def _until_exit(machine: Machine) -> None:
+    while machine.running:
+        time.sleep(POLL_SECONDS)
 
 
 def _power_off(machine: Machine) -> None:

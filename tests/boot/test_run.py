@@ -19,6 +19,7 @@ from measurements.predict_tpm import PREDICTED_PCRS, Prediction
 from measurements.qemu_args import FirmwareFiles
 from measurements.reference import reference_document
 from measurements.shape import MachineShape
+from tests.boot.conftest import ImageMaker
 from tests.support.images import keyturn
 
 pytestmark = [pytest.mark.boot, pytest.mark.network]
@@ -129,6 +130,34 @@ def test_other_registers_are_refused_and_named(
     assert {each["pcr"] for each in result["differences"]} == set(PREDICTED_PCRS)
     assert result["equal"] is False
     assert "not as predicted" in done.stderr
+
+
+def predicted(image: Image, path: Path) -> Path:
+    done = keyturn("predict", image.folder, "--output", path)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+def test_the_predicted_registers_are_the_booted_ones(
+    built_image: Image, firmware: FirmwareFiles, tmp_path: Path
+) -> None:
+    reference = predicted(built_image, tmp_path / "reference.json")
+    done = keyturn("run", built_image.folder, "--expect", reference, "--until-report", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["equal"] is True
+
+
+def test_a_changed_command_line_is_refused_by_the_registers(
+    built_image: Image, make_image: ImageMaker, firmware: FirmwareFiles, tmp_path: Path
+) -> None:
+    """The same recipe with one more parameter: a valid image, but not the one that was predicted."""
+    changed = make_image("quiet", {"command-line = [] ": 'command-line = ["quiet"] '})
+    reference = predicted(built_image, tmp_path / "reference.json")
+    done = keyturn("run", changed.folder, "--expect", reference, "--json")
+    assert done.returncode == 1, done.stdout + done.stderr
+    result, _ = json.JSONDecoder().raw_decode(done.stdout)
+    assert {each["pcr"] for each in result["differences"]} == {4, 9, 10, 11}
+    assert "quiet" in result["report"]["command_line"]
 
 
 @pytest.mark.parametrize(
