@@ -7,37 +7,34 @@ folder is complete or absent, and depends on nothing but recipe and lock.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version as distribution_version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from image_builder.build_boot import BootFiles, boot_files
 from image_builder.build_root import Inputs, check_root_size, root_tree
-from image_builder.bytecode import compile_bytecode
+from image_builder.bytecode import Runner, compile_bytecode
 from image_builder.disk import ROOT_NAME, DiskLayout, write_disk
 from image_builder.erofs import write_erofs
 from image_builder.gpt import partition_guid
 from image_builder.image import Artefact, Image
 from image_builder.lockfile import LOCK_NAME, Lock, PackageRole, check_lock, lock_sha256
-from image_builder.manifest import MANIFEST_NAME, SCHEMA, image_id, manifest_bytes
+from image_builder.manifest import MANIFEST_NAME, SCHEMA, image_id, manifest_bytes, parse_manifest
 from image_builder.modules import KernelPackages
 from image_builder.output_folder import new_folder
 from image_builder.progress import Progress
 from image_builder.provenance import PROVENANCE_NAME, provenance_bytes
 from image_builder.recipe import RECIPE_NAME, Recipe
-from image_builder.sbom import SBOM_NAME, sbom_bytes
+from image_builder.sbom import SBOM_NAME, draft_sbom, finish_sbom
 from image_builder.store import Store, clear_disk_errors, file_sha256
 from image_builder.tree import FileSlice, Tree
 from image_builder.unpack import Unpacked, unpack_all
 from image_builder.verity import BLOCK_SIZE, VerityHasher, VerityStream, VerityTree, write_verity
 from measurements.events import Bank
 from measurements.pe import authenticode_digest, parse_pe, section_data, stub_version
-
-if TYPE_CHECKING:
-    from image_builder.bytecode import Runner
 
 BOOT_PATH = "EFI/BOOT/BOOTX64.EFI"
 
@@ -46,7 +43,7 @@ BOOT_PATH = "EFI/BOOT/BOOTX64.EFI"
 class BuildRequest:
     """What to build: the files' exact bytes go into the output folder, the parsed forms say what they mean.
 
-    ``jobs`` is the number of threads; ``runner`` replaces running the guest's interpreter on this machine.
+    ``jobs`` is the number of threads; with ``in_qemu`` the guest's interpreter runs in a virtual machine.
     """
 
     recipe: Recipe
@@ -54,7 +51,7 @@ class BuildRequest:
     lock: Lock
     lock_data: bytes
     jobs: int
-    runner: Runner | None = None
+    in_qemu: bool = False
 
 
 def build_image(request: BuildRequest, *, store: Store, output: Path, progress: Progress) -> Image:
@@ -67,60 +64,133 @@ def build_image(request: BuildRequest, *, store: Store, output: Path, progress: 
     with clear_disk_errors(str(output)), new_folder(output) as folder:
         _build(request, store, folder, progress)
     manifest = (output / MANIFEST_NAME).read_bytes()
-    return Image(folder=output, manifest=_parsed(manifest), id=image_id(manifest))
+    return Image(folder=output, manifest=parse_manifest(manifest), id=image_id(manifest))
 
 
-def _parsed(data: bytes) -> Mapping[str, Any]:
-    from image_builder.manifest import parse_manifest
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Parts:
+    """What a build works on: the root's tree, the kernel packages, the packages with the stub."""
 
-    return parse_manifest(data)
+    tree: Tree
+    kernel: KernelPackages
+    stubs: tuple[Unpacked, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Facts:
+    """What was made, for the documents. ``artefacts`` holds size and SHA-256 by name."""
+
+    release: str
+    config: Mapping[str, str]
+    kernel_digests: Mapping[str, str]
+    command_line: str
+    verity: VerityTree
+    uki: Mapping[str, Any]
+    layout: DiskLayout
+    artefacts: Mapping[str, Mapping[str, int | str]]
+    sbom: Mapping[str, Any]
 
 
 def _build(request: BuildRequest, store: Store, folder: Path, progress: Progress) -> None:
-    recipe, lock = request.recipe, request.lock
-    unpacked = unpack_all(lock.packages, store, jobs=request.jobs, progress=progress)
-    by_role = {role: _of_role(unpacked, role) for role in PackageRole}
-    inputs = Inputs(recipe=recipe, lock=lock, store=store, packages=by_role[PackageRole.ROOT])
-    tree = root_tree(inputs)
-    tree |= compile_bytecode(tree, store=store, jobs=request.jobs, progress=progress, runner=request.runner)
-    verity = write_root(tree, folder / Artefact.ROOT, limit=recipe.image.root_size_limit)
-    kernel = KernelPackages(by_role[PackageRole.KERNEL])
-    boot = boot_files(
-        recipe=recipe,
-        tree=tree,
-        kernel=kernel,
-        stubs=by_role[PackageRole.STUB],
-        verity=verity,
-        partition=partition_guid(recipe.image.name, ROOT_NAME),
+    parts = _parts(request, store, progress)
+    verity = write_root(parts.tree, folder / Artefact.ROOT, limit=request.recipe.image.root_size_limit)
+    facts = _make_artefacts(request, parts, verity, folder)
+    _write_documents(request, facts, folder)
+
+
+def _parts(request: BuildRequest, store: Store, progress: Progress) -> _Parts:
+    unpacked = unpack_all(request.lock.packages, store, jobs=request.jobs, progress=progress)
+    root, kernel, stubs = (
+        tuple(package for package in unpacked if package.role is role)
+        for role in (PackageRole.ROOT, PackageRole.KERNEL, PackageRole.STUB)
     )
-    layout = _write_artefacts(recipe, boot, folder)
-    sizes = _artefacts(folder)
-    manifest = manifest_bytes(
+    kernel_packages = KernelPackages(kernel)
+    tree = root_tree(Inputs(recipe=request.recipe, lock=request.lock, store=store, packages=root))
+    runner = _qemu_runner(kernel_packages) if request.in_qemu else None
+    tree |= compile_bytecode(tree, store=store, jobs=request.jobs, progress=progress, runner=runner)
+    return _Parts(tree=tree, kernel=kernel_packages, stubs=stubs)
+
+
+def _make_artefacts(request: BuildRequest, parts: _Parts, verity: VerityTree, folder: Path) -> _Facts:
+    recipe, kernel = request.recipe, parts.kernel
+    # Writing and hashing leave the interpreter's lock alone, so the facts are gathered meanwhile.
+    with ThreadPoolExecutor() as pool:
+        hashes = {Artefact.ROOT: pool.submit(file_sha256, folder / Artefact.ROOT)}
+        boot = boot_files(
+            recipe=recipe,
+            tree=parts.tree,
+            kernel=kernel,
+            stubs=parts.stubs,
+            verity=verity,
+            partition=partition_guid(recipe.image.name, ROOT_NAME),
+        )
+        disk = pool.submit(_write_artefacts, recipe, boot, folder)
+        uki, kernel_digests = _uki_facts(boot.uki), _authenticode(boot.kernel, "kernel")
+        sbom = draft_sbom(lock=request.lock, name=recipe.image.name, version=recipe.image.version)
+        layout = disk.result()
+        hashes |= {name: pool.submit(file_sha256, folder / name) for name in Artefact if name not in hashes}
+        sizes = {name: (folder / name).stat().st_size for name in Artefact}
+        return _Facts(
+            release=kernel.release,
+            config=kernel.config,
+            kernel_digests=kernel_digests,
+            command_line=boot.command_line.decode("ascii"),
+            verity=verity,
+            uki=uki,
+            layout=layout,
+            artefacts={
+                name.value: {"size": sizes[name], "sha256": hashes[name].result()} for name in Artefact
+            },
+            sbom=sbom,
+        )
+
+
+def _manifest(request: BuildRequest, facts: _Facts) -> bytes:
+    image = request.recipe.image
+    return manifest_bytes(
         {
             "schema": SCHEMA,
-            "name": recipe.image.name,
-            "version": recipe.image.version,
-            "architecture": lock.architecture,
-            "dev": recipe.image.dev,
+            "name": image.name,
+            "version": image.version,
+            "architecture": request.lock.architecture,
+            "dev": image.dev,
             "lock_sha256": lock_sha256(request.lock_data),
-            "recipe_sha256": recipe.sha256,
-            "artefacts": sizes,
-            "verity": _verity_facts(verity),
-            "uki": _uki_facts(boot.uki),
+            "recipe_sha256": request.recipe.sha256,
+            "artefacts": facts.artefacts,
+            "verity": _verity_facts(facts.verity),
+            "uki": facts.uki,
             "kernel": {
-                "release": kernel.release,
-                "authenticode": _authenticode(boot.kernel, "kernel"),
-                "config": dict(kernel.config),
+                "release": facts.release,
+                "authenticode": facts.kernel_digests,
+                "config": dict(facts.config),
             },
-            "disk": _disk_facts(layout),
-            "cmdline": boot.command_line.decode("ascii"),
+            "disk": _disk_facts(facts.layout),
+            "cmdline": facts.command_line,
         }
     )
-    _write_documents(request, folder, manifest, {name: str(entry["sha256"]) for name, entry in sizes.items()})
 
 
-def _of_role(packages: Sequence[Unpacked], role: PackageRole) -> tuple[Unpacked, ...]:
-    return tuple(package for package in packages if package.role is role)
+def _write_documents(request: BuildRequest, facts: _Facts, folder: Path) -> None:
+    manifest = _manifest(request, facts)
+    image = image_id(manifest)
+    provenance = provenance_bytes(
+        lock=request.lock,
+        lock_sha256=lock_sha256(request.lock_data),
+        artefacts={name: str(entry["sha256"]) for name, entry in facts.artefacts.items()},
+        image=image,
+        builder_version=distribution_version("keyturn"),
+    )
+    (folder / RECIPE_NAME).write_bytes(request.recipe_data)
+    (folder / LOCK_NAME).write_bytes(request.lock_data)
+    (folder / PROVENANCE_NAME).write_bytes(provenance)
+    (folder / SBOM_NAME).write_bytes(finish_sbom(facts.sbom, image=image))
+    (folder / MANIFEST_NAME).write_bytes(manifest)
+
+
+def _qemu_runner(kernel: KernelPackages) -> Runner:
+    from image_builder.bytecode_qemu import qemu_runner
+
+    return qemu_runner(kernel)
 
 
 def write_root(tree: Tree, path: Path, *, limit: int) -> VerityTree:
@@ -150,36 +220,6 @@ def _write_artefacts(recipe: Recipe, boot: BootFiles, folder: Path) -> DiskLayou
         esp_files={BOOT_PATH: uki},
         root=folder / Artefact.ROOT,
     )
-
-
-def _artefacts(folder: Path) -> dict[str, dict[str, int | str]]:
-    paths = [folder / artefact for artefact in Artefact]
-    with ThreadPoolExecutor() as pool:
-        hashes = list(pool.map(file_sha256, paths))
-    return {
-        path.name: {"size": path.stat().st_size, "sha256": sha256}
-        for path, sha256 in zip(paths, hashes, strict=True)
-    }
-
-
-def _write_documents(
-    request: BuildRequest, folder: Path, manifest: bytes, artefacts: Mapping[str, str]
-) -> None:
-    image = image_id(manifest)
-    table = request.recipe.image
-    provenance = provenance_bytes(
-        lock=request.lock,
-        lock_sha256=lock_sha256(request.lock_data),
-        artefacts=artefacts,
-        image=image,
-        builder_version=distribution_version("keyturn"),
-    )
-    sbom = sbom_bytes(lock=request.lock, name=table.name, version=table.version, image=image)
-    (folder / RECIPE_NAME).write_bytes(request.recipe_data)
-    (folder / LOCK_NAME).write_bytes(request.lock_data)
-    (folder / PROVENANCE_NAME).write_bytes(provenance)
-    (folder / SBOM_NAME).write_bytes(sbom)
-    (folder / MANIFEST_NAME).write_bytes(manifest)
 
 
 def _verity_facts(verity: VerityTree) -> dict[str, int | str]:

@@ -119,7 +119,8 @@ def compile_bytecode(
     """
     toolchain = find_toolchain(tree)
     shards = make_shards(tree)
-    keys = [_key(toolchain, shard) for shard in shards]
+    compiler = toolchain_digest(toolchain)
+    keys = [_key(compiler, shard) for shard in shards]
     answers: dict[str, Path] = {key: path for key in keys if (path := _cached(store, key)) is not None}
     missing = [(key, shard) for key, shard in zip(keys, shards, strict=True) if key not in answers]
     progress.update(_TASK, done=len(answers), total=len(shards))
@@ -266,12 +267,12 @@ def _shard(tree: Tree, paths: Sequence[str]) -> Shard:
     return Shard(paths=tuple(paths), request=request)
 
 
-def _key(toolchain: Toolchain, shard: Shard) -> str:
+def _key(compiler: bytes, shard: Shard) -> str:
     """What the answer depends on: the compiler's program, the interpreter with its libraries, and the
     sources.
     """
     digest = hashlib.sha256(b"keyturn-bytecode/1\0")
-    for data in (driver_source().encode(), toolchain_digest(toolchain), shard.request):
+    for data in (driver_source().encode(), compiler, shard.request):
         digest.update(len(data).to_bytes(8, "little") + data)
     return digest.hexdigest()
 

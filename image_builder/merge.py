@@ -19,7 +19,6 @@ from image_builder.accounts import Accounts
 from image_builder.capabilities import XATTR, encode_capabilities
 from image_builder.package_errors import bad_package
 from image_builder.package_paths import is_dropped, merged_path
-from image_builder.relations import parse_relations
 from image_builder.tar_format import TarType
 from image_builder.tree import Kind, Node, Tree, content_sha256
 from image_builder.tree_paths import check_parents, missing_parents
@@ -196,6 +195,8 @@ def _described(node: Node) -> str:
 
 
 def _replaces(package: Unpacked, other: Unpacked) -> bool:
+    from image_builder.relations import parse_relations
+
     relations = parse_relations(package.control_field("Replaces"))
     return any(
         relation.name == other.name and relation.allows(other.version)

@@ -6,8 +6,8 @@ The serial number is a version 5 UUID of the image id, and there is no time of m
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid5
 
 from image_builder.lockfile import Lock, LockedPackage, LockedWheel
@@ -21,30 +21,38 @@ SBOM_NAME = "sbom.cdx.json"
 _NAMESPACE = UUID("5b6d2c80-2a3f-5f0e-9a35-1d1d6c0f7a11")
 
 
-def sbom_bytes(*, lock: Lock, name: str, version: str, image: str) -> bytes:
-    """The document for image ``name`` with the image id ``image``."""
-    import rfc8785
+def draft_sbom(*, lock: Lock, name: str, version: str) -> dict[str, Any]:
+    """The document for image ``name``, as long as the image id is not known."""
     from cyclonedx.model.bom import Bom, BomMetaData
     from cyclonedx.model.component import Component, ComponentType
     from cyclonedx.output.json import JsonV1Dot6
 
-    subject = Component(
-        type=ComponentType.OPERATING_SYSTEM,
-        name=name,
-        version=version,
-        bom_ref="image",
-        hashes=_sha256(image),
-    )
+    subject = Component(type=ComponentType.OPERATING_SYSTEM, name=name, version=version, bom_ref="image")
     bom = Bom(
-        serial_number=uuid5(_NAMESPACE, image),
+        serial_number=_NAMESPACE,
         metadata=BomMetaData(component=subject),
         components=[*map(_package, lock.packages), *map(_wheel, lock.wheels), *_files(lock)],
     )
     bom.register_dependency(subject, bom.components)
-    document = json.loads(JsonV1Dot6(bom).output_as_string())
+    document: dict[str, Any] = json.loads(JsonV1Dot6(bom).output_as_string())
     # The library always notes the time of writing; the same image must give the same bytes.
     document["metadata"].pop("timestamp", None)
-    return rfc8785.dumps(document)
+    return document
+
+
+def finish_sbom(draft: Mapping[str, Any], *, image: str) -> bytes:
+    """The document of the image with the image id ``image``, in canonical JSON."""
+    import rfc8785
+
+    metadata = draft["metadata"]
+    subject = {**metadata["component"], "hashes": [{"alg": "SHA-256", "content": image}]}
+    return rfc8785.dumps(
+        {
+            **draft,
+            "serialNumber": uuid5(_NAMESPACE, image).urn,
+            "metadata": {**metadata, "component": subject},
+        }
+    )
 
 
 def _package(package: LockedPackage) -> Component:

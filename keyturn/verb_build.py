@@ -13,7 +13,6 @@ import typer
 from keyturn.output import JsonOption, Output
 
 if TYPE_CHECKING:
-    from image_builder.bytecode import Runner
     from image_builder.image import Image
     from image_builder.lockfile import Lock
     from image_builder.store import Store
@@ -63,7 +62,7 @@ def build(
         lock=read_lock(lock),
         lock_data=lock.read_bytes(),
         jobs=jobs or os.cpu_count() or 1,
-        runner=_qemu_runner() if in_qemu else None,
+        in_qemu=in_qemu,
     )
     store = Store(default_store_root())
     _take_from(stores or [], request.lock, store)
@@ -72,12 +71,6 @@ def build(
             request, store=store, output=output or recipe.with_name(DEFAULT_OUTPUT), progress=progress
         )
     _show(out, image, seconds=time.monotonic() - started)
-
-
-def _qemu_runner() -> Runner:
-    from image_builder.bytecode_qemu import qemu_runner
-
-    return qemu_runner()
 
 
 def _take_from(folders: Sequence[Path], lock: Lock, store: Store) -> None:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.network
 OLDEST = (3, 11)
 
 OTHER_WORLD = '''
-"""Loaded at the start of every interpreter on this path: a clock a year ahead, folders that list backwards."""
+"""Loaded at the start of every interpreter on this path: a clock a year ahead, folders list backwards."""
 
 import datetime
 import os
