@@ -6,8 +6,8 @@ The platform's events have the form of OVMF 2025.02; the image is a real UKI on 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from uuid import UUID
@@ -107,9 +107,12 @@ class Shown:
     data: bytes
 
 
-def predict(machine: ModelMachine, image: ModelImage) -> Prediction:
+def predict(
+    machine: ModelMachine, image: ModelImage, *, kernel_config: Mapping[str, str] = KERNEL_CONFIG
+) -> Prediction:
     """The prediction for machine and image."""
-    return assemble(measure_image(image.inputs()), _platform(machine), tpm=TpmInterface.CRB)
+    inputs = replace(image.inputs(), kernel_config=kernel_config)
+    return assemble(measure_image(inputs), _platform(machine), tpm=TpmInterface.CRB)
 
 
 def boot_log(machine: ModelMachine, image: ModelImage, *, extra: Iterable[tuple[int, Shown]] = ()) -> bytes:
