@@ -22,7 +22,6 @@ from image_builder.diff_artefacts import (
     Parts,
     bytes_differ,
     command_line_parts,
-    disk_parts,
     initrd_parts,
     json_parts,
     kernel_parts,
@@ -31,6 +30,7 @@ from image_builder.diff_artefacts import (
     uki_parts,
 )
 from image_builder.diff_bytes import Buffer
+from image_builder.diff_disk import disk_parts
 from image_builder.diff_inputs import lock_differences, recipe_changes
 from image_builder.diff_origin import CauseFinder, InputFiles, Side
 from image_builder.image import Artefact

@@ -1,4 +1,4 @@
-"""Compares the artefacts of two images: root file system, initrd, PE files, disk, documents.
+"""Compares the artefacts of two images: root file system, initrd, PE files, documents.
 
 Each function takes the bytes of both sides, gives the parts that differ with their causes, and never fails on
 a damaged artefact: it then says so and falls back to byte ranges.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Final
 
 from image_builder.comparison import Cause, CauseKind, Change, Difference, follows
@@ -19,7 +19,6 @@ from image_builder.erofs_reader import ErofsReader
 from image_builder.image import Artefact
 from image_builder.tree import CHUNK
 from measurements.errors import FormatError
-from measurements.gpt import BLOCK, PRIMARY_SIZE, Partition, PartitionTable, parse_gpt
 from measurements.pe import PeFile, PeSection, parse_pe
 
 Parts = tuple[Difference, ...]
@@ -71,7 +70,7 @@ def root_parts(
         readers = [ErofsReader(data, subject=container) for data in (before, after)]
         views = [erofs_views(reader) for reader in readers]
     except FormatError as error:
-        return _unreadable(error, before, after, finder)
+        return unreadable_parts(error, before, after, finder)
     old, new = readers
     found = tree_differences(views[0], views[1], container=container, cause_of=finder)
     data = [memoryview(before)[: old.length], memoryview(after)[: new.length]]
@@ -98,7 +97,7 @@ def initrd_parts(before: Buffer, after: Buffer, finder: CauseFinder) -> Parts:
     try:
         old, new = (cpio_views(bytes(data), subject=Artefact.INITRD) for data in (before, after))
     except FormatError as error:
-        return _unreadable(error, before, after, finder)
+        return unreadable_parts(error, before, after, finder)
     found = tree_differences(old, new, container=Artefact.INITRD, cause_of=finder)
     return found or raw_parts(before, after, finder)
 
@@ -150,7 +149,7 @@ def pe_parts(
             parse_pe(memoryview(after), subject="PE file"),
         )
     except FormatError as error:
-        return _unreadable(error, before, after, finder)
+        return unreadable_parts(error, before, after, finder)
     sections = tuple(_section_differences(old, new, before, after, cause_of))
     heads = [memoryview(before)[: old.size_of_headers], memoryview(after)[: new.size_of_headers]]
     headers: Parts = ()
@@ -200,90 +199,11 @@ def _section_bytes(section: PeSection, data: Buffer) -> memoryview:
     ]
 
 
-def disk_parts(before: Buffer, after: Buffer, pair: Pair) -> Parts:
-    """Partition table entries and partitions of two disks that differ."""
-    finder = pair.finder
-    try:
-        old, new = (parse_gpt(bytes(data[:PRIMARY_SIZE]), subject=Artefact.DISK) for data in (before, after))
-    except FormatError as error:
-        return _unreadable(error, before, after, finder)
-    table = _table_parts(old, new, finder)
-    left, right = ({each.name: each for each in found.partitions} for found in (old, new))
-    partitions = tuple(
-        difference
-        for name in left
-        if name in right
-        for difference in _partition_parts(
-            name, _partition_bytes(left[name], before), _partition_bytes(right[name], after), pair
-        )
-    )
-    return (*table, *partitions) or raw_parts(before, after, finder)
-
-
-def _table_parts(old: PartitionTable, new: PartitionTable, finder: CauseFinder) -> Parts:
-    by_name = finder.of_recipe("image.name") or finder.unexplained()
-    found = []
-    if old.disk_guid != new.disk_guid:
-        pair = (str(old.disk_guid), str(new.disk_guid))
-        found.append(Difference(subject="disk GUID", before=pair[0], after=pair[1], causes=by_name))
-    left, right = ({each.name: each for each in table.partitions} for table in (old, new))
-    for name in dict.fromkeys((*left, *right)):
-        one, other = left.get(name), right.get(name)
-        if one is None or other is None:
-            change = Change.ADDED if one is None else Change.REMOVED
-            found.append(Difference(subject=f"partition {name}", change=change, causes=finder.unexplained()))
-        elif one != other:
-            found.append(
-                Difference(subject=f"entry of partition {name}", parts=_entry_parts(one, other, by_name))
-            )
-    return tuple(found)
-
-
-def _entry_parts(one: Partition, other: Partition, by_name: tuple[Cause, ...]) -> Parts:
-    by_size = (follows("the sizes of the partitions' contents"),)
-    return tuple(
-        Difference(
-            subject=field.name.replace("_", " "),
-            before=str(getattr(one, field.name)),
-            after=str(getattr(other, field.name)),
-            causes=by_size if field.name.endswith("lba") else by_name,
-        )
-        for field in fields(Partition)
-        if getattr(one, field.name) != getattr(other, field.name)
-    )
-
-
-def _partition_bytes(partition: Partition, disk: Buffer) -> memoryview:
-    return memoryview(disk)[partition.first_lba * BLOCK : (partition.last_lba + 1) * BLOCK]
-
-
-def _partition_parts(name: str, old: memoryview, new: memoryview, pair: Pair) -> Iterator[Difference]:
-    if not bytes_differ(old, new):
-        return
-    artefact = {"esp": Artefact.UKI, "root": Artefact.ROOT}.get(name)
-    subject = f"partition {name}"
-    if artefact is not None and pair.differs(artefact) and _holds(old, new, artefact, pair):
-        yield Difference(subject=subject, causes=(follows(artefact),))
-    elif artefact == Artefact.ROOT:
-        yield Difference(subject=subject, parts=root_parts(old, new, pair.finder, container="the partition"))
-    else:
-        parts = byte_differences(old, new, container="the partition")
-        yield Difference(subject=subject, causes=pair.finder.unexplained(), parts=parts)
-
-
-def _holds(old: memoryview, new: memoryview, artefact: str, pair: Pair) -> bool:
-    """Whether both partitions hold the artefact of their own image."""
-    sides = ((old, pair.before[artefact]), (new, pair.after[artefact]))
-    if artefact == Artefact.ROOT:
-        return all(not bytes_differ(region[: len(data)], data) for region, data in sides)
-    return all(bytes(data) in bytes(region) for region, data in sides)
-
-
 def json_parts(before: Buffer, after: Buffer, finder: CauseFinder) -> Parts:
     """Leaves of two JSON documents that differ: they repeat what the artefacts and inputs are."""
     try:
         old, new = (dict(_leaves(json.loads(bytes(data)), "")) for data in (before, after))
-    except ValueError:
+    except (ValueError, RecursionError):
         return raw_parts(before, after, finder)
     found = [
         Difference(
@@ -325,6 +245,7 @@ def raw_parts(before: Buffer, after: Buffer, finder: CauseFinder) -> Parts:
     return (Difference(subject="bytes of no known part", causes=finder.unexplained(), parts=parts),)
 
 
-def _unreadable(error: FormatError, before: Buffer, after: Buffer, finder: CauseFinder) -> Parts:
+def unreadable_parts(error: FormatError, before: Buffer, after: Buffer, finder: CauseFinder) -> Parts:
+    """Why an artefact cannot be looked into, and the byte ranges that differ."""
     parts = byte_differences(before, after)
     return (Difference(subject=f"not readable: {error.reason}", causes=finder.unexplained(), parts=parts),)

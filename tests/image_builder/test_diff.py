@@ -283,7 +283,36 @@ ALTERATIONS: dict[str, tuple[str, Callable[[Path], int], tuple[str, ...]]] = {
     "cmdline": ("cmdline", lambda _: 0, ("cmdline", "bonsole=ttyS0")),
     "disk boot code": ("disk.raw", lambda _: 3, ("disk.raw", "bytes of no known part")),
     "disk table": ("disk.raw", lambda _: 512 + 57, ("disk.raw", "not readable")),
-    "disk esp": ("disk.raw", lambda _: 1 << 20, ("disk.raw", "partition esp", "bytes 0x0-0x1")),
+    "disk esp boot sector": (
+        "disk.raw",
+        lambda _: 1 << 20,
+        ("disk.raw", "partition esp", "boot sectors", "bytes 0x0-0x1"),
+    ),
+    "disk esp table": (
+        "disk.raw",
+        lambda _: (1 << 20) + 32 * 512 + 9,
+        (
+            "disk.raw",
+            "partition esp",
+            "file allocation tables",
+            "bytes 0x9-0xa (0x4009-0x400a of the partition)",
+        ),
+    ),
+    "disk esp directory": (
+        "disk.raw",
+        lambda p: content_at(p, b"BOOTX64 EFI"),
+        ("disk.raw", "partition esp", "directories", "bytes"),
+    ),
+    "disk esp program": (
+        "disk.raw",
+        lambda p: content_at(p, b"console=ttyS0"),
+        ("disk.raw", "partition esp", "EFI/BOOT/BOOTX64.EFI", "section .cmdline", "bytes 0x0-0x1"),
+    ),
+    "disk esp free space": (
+        "disk.raw",
+        lambda _: 20 << 20,
+        ("disk.raw", "partition esp", "free space", "bytes"),
+    ),
     "disk root": (
         "disk.raw",
         lambda p: content_at(p, b"ELF tool"),

@@ -16,13 +16,13 @@ from image_builder.diff_artefacts import (
     Pair,
     Parts,
     command_line_parts,
-    disk_parts,
     initrd_parts,
     json_parts,
     kernel_parts,
     root_parts,
     uki_parts,
 )
+from image_builder.diff_disk import disk_parts
 from image_builder.diff_origin import CauseFinder, Side
 from measurements.gpt import PRIMARY_SIZE
 from tests.image_builder.image_folders import FakeFiles, FakeImage, tool_package
