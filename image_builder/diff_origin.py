@@ -27,6 +27,7 @@ from image_builder.diff_trees import FileView
 from image_builder.lockfile import Lock, LockedPackage, LockedWheel
 from image_builder.package_paths import merged_path
 from image_builder.store import Store
+from image_builder.store_archive import lock_objects
 from image_builder.tar_format import TarType
 from image_builder.tree import Kind
 from image_builder.unpack import unpack
@@ -67,17 +68,32 @@ class InputFiles(Protocol):
 
 
 class StoreFiles:
-    """The files of inputs that are in the store."""
+    """The files of inputs in the store, or in ``further`` ones, from which they are then taken over."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, further: Sequence[Store] = ()) -> None:
         self._store = store
+        self._further = further
         self._packages: dict[str, Mapping[str, str] | None] = {}
 
     def package(self, package: LockedPackage) -> Mapping[str, str] | None:
         """Paths and hashes of a package, ``None`` if the store does not hold it."""
         if package.sha256 not in self._packages:
-            self._packages[package.sha256] = self._read(package) if self._store.has(package.sha256) else None
+            there = self._take(package.sha256, name=package.name, size=package.size)
+            self._packages[package.sha256] = self._read(package) if there else None
         return self._packages[package.sha256]
+
+    def take_all(self, lock: Lock) -> None:
+        """Take over every input of ``lock`` that only a further store holds."""
+        for sha256, (name, size) in lock_objects(lock).items():
+            self._take(sha256, name=name, size=size)
+
+    def _take(self, sha256: str, *, name: str, size: int) -> bool:
+        """Whether the store holds the object, or does now."""
+        if not self._store.has(sha256):
+            source = next((each for each in self._further if each.has(sha256)), None)
+            if source is not None:
+                self._store.add_file(source.verified(sha256, name=name, size=size))
+        return self._store.has(sha256)
 
     def _read(self, package: LockedPackage) -> Mapping[str, str]:
         members = unpack(package, self._store).members
@@ -88,7 +104,7 @@ class StoreFiles:
 
     def wheel(self, wheel: LockedWheel) -> frozenset[str] | None:
         """Paths of a wheel's files, ``None`` if the store does not hold it."""
-        if not self._store.has(wheel.sha256):
+        if not self._take(wheel.sha256, name=wheel.filename, size=wheel.size):
             return None
         path = self._store.verified(wheel.sha256, name=wheel.filename, size=wheel.size)
         with zipfile.ZipFile(path) as archive:

@@ -7,6 +7,7 @@ comes from the store by hash.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from image_builder.build import BuildRequest, build_image
@@ -23,12 +24,20 @@ REBUILT = "rebuilt"
 
 
 def reproduce(
-    image: Path, *, store: Store, jobs: int, progress: Progress, work: Path | None = None
+    image: Path,
+    *,
+    store: Store,
+    jobs: int,
+    progress: Progress,
+    work: Path | None = None,
+    further: Sequence[Store] = (),
+    in_qemu: bool = False,
 ) -> Comparison:
     """Rebuild the image folder ``image`` in a temporary folder (below ``work`` if given) and compare both.
 
-    Raises ``ImageFolderError`` if it is not an image, and everything that a build raises: an input may be
-    gone.
+    Inputs that ``store`` lacks are taken from ``further`` stores; with ``in_qemu`` the guest's interpreter
+    runs in a virtual machine. Raises ``ImageFolderError`` if it is not an image, and everything that a build
+    raises: an input may be gone.
     """
     artefacts = open_image(image, str(image))
     recipe_data, lock_data = bytes(artefacts[RECIPE_NAME]), bytes(artefacts[LOCK_NAME])
@@ -38,8 +47,11 @@ def reproduce(
         lock=parse_lock(lock_data, name=f"{image}/{LOCK_NAME}"),
         lock_data=lock_data,
         jobs=jobs,
+        in_qemu=in_qemu,
     )
+    files = StoreFiles(store, further=further)
+    files.take_all(request.lock)
     with tempfile.TemporaryDirectory(prefix="keyturn-reproduce-", dir=work) as folder:
         output = Path(folder) / "image"
         build_image(request, store=store, output=output, progress=progress)
-        return compare_images(image, output, files=StoreFiles(store), names=(str(image), REBUILT))
+        return compare_images(image, output, files=files, names=(str(image), REBUILT))

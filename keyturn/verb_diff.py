@@ -15,8 +15,8 @@ from image_builder.store import Store, default_store_root
 from keyturn.output import JsonOption, Output, escape
 from measurements.errors import ExitStatus
 
-StoreOption = Annotated[
-    Path | None, typer.Option("--store", help="Where the inputs are; else the cache of this user.")
+StoresOption = Annotated[
+    list[Path] | None, typer.Option("--store", help="Further store folder to take inputs from. Repeatable.")
 ]
 
 
@@ -29,19 +29,24 @@ def register(app: typer.Typer) -> None:
 def diff(
     before: Annotated[Path, typer.Argument(help="An image folder or a lock file.")],
     after: Annotated[Path, typer.Argument(help="Another one of the same kind.")],
-    store: StoreOption = None,
+    stores: StoresOption = None,
     json: JsonOption = False,
 ) -> None:
     """Explain what differs, down to package, file, section and byte range. Exits with 1 if anything does."""
     out = Output(json=json)
-    _show(out, compare(before, after, files=StoreFiles(_store(store))))
+    files = StoreFiles(Store(default_store_root()), further=[Store(each) for each in stores or []])
+    _show(out, compare(before, after, files=files))
 
 
 def reproduce(
     image: Annotated[Path, typer.Argument(help="An image folder.")],
-    store: StoreOption = None,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Threads and processes to use.")] = os.cpu_count()
-    or 1,
+    stores: StoresOption = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Threads; says nothing about the result.")
+    ] = None,
+    in_qemu: Annotated[
+        bool, typer.Option("--in-qemu", help="Run the guest's interpreter in a virtual machine.")
+    ] = False,
     work: Annotated[Path | None, typer.Option("--work", help="Folder for the temporary image.")] = None,
     json: JsonOption = False,
 ) -> None:
@@ -53,12 +58,16 @@ def reproduce(
 
     out = Output(json=json)
     with out.progress() as progress:
-        result = rebuild(image, store=_store(store), jobs=jobs, progress=progress, work=work)
+        result = rebuild(
+            image,
+            store=Store(default_store_root()),
+            jobs=jobs or os.cpu_count() or 1,
+            progress=progress,
+            work=work,
+            further=[Store(each) for each in stores or []],
+            in_qemu=in_qemu,
+        )
     _show(out, result)
-
-
-def _store(root: Path | None) -> Store:
-    return Store(root if root is not None else default_store_root())
 
 
 def _show(out: Output, result: Comparison) -> None:

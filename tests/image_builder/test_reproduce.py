@@ -99,3 +99,23 @@ def test_damaged_image_folder_is_refused(name: str, error: type[Exception], tmp_
         (image / name).write_bytes(b"= nonsense")
     with pytest.raises(error):
         run(image, tmp_path)
+
+
+def test_inputs_are_taken_from_further_stores(tmp_path: Path, build_with: Callable[[Build], None]) -> None:
+    data = b"hello\n"
+    image = FakeImage(local={"etc/motd": data}, agent={}, packages=[])
+    further = Store(tmp_path / "further")
+    sha256 = further.add_bytes(data)
+    store = Store(tmp_path / "store")
+
+    def build(_: BuildRequest, output: Path) -> None:
+        assert store.verified(sha256, name="motd", size=len(data)).read_bytes() == data
+        FakeImage(local={"etc/motd": data}).write(output)
+
+    build_with(build)
+    folder = FakeImage(local={"etc/motd": data}).write(tmp_path / "image")
+    (folder / "keyturn.lock").write_bytes(lock_bytes(image.lock))
+    result = module.reproduce(
+        folder, store=store, jobs=1, progress=NoProgress(), work=tmp_path, further=[further]
+    )
+    assert result.differences[0].subject == "keyturn.lock"
