@@ -166,15 +166,17 @@ def _add_own(tree: Tree, nodes: Tree) -> None:
 
 
 def _hide_mount_points(tree: Tree, recipe: Recipe) -> None:
-    """Take out what a file system would be mounted over; only a local file there is a mistake."""
+    """Take out folders and links that a file system is mounted over; a file there would be lost, so it is an
+    error.
+    """
     places = [*MOUNT_POINTS, *(entry.path.lstrip("/") for entry in recipe.tmpfs)]
     hidden = [path for path in tree if any(path.startswith(f"{place}/") for place in places)]
     for path in hidden:
-        if tree[path].origin == "recipe":
+        if tree[path].kind is Kind.FILE:
             _refuse(
                 f"/{path}",
-                "would be invisible: a file system in memory is mounted over it",
-                "put the file somewhere else",
+                f"of {tree[path].origin} would be invisible: a file system in memory is mounted over it",
+                "put the file somewhere else, or leave the package out",
             )
         del tree[path]
 

@@ -76,6 +76,15 @@ _DECOMPRESSORS: dict[str, Callable[[], _Decompressor]] = {
 }
 
 
+def _damage(suffix: str) -> type[Exception]:
+    """What a decompressor raises for damaged data; asked for only once something was raised."""
+    if suffix == "zst":
+        import zstandard
+
+        return zstandard.ZstdError
+    return lzma.LZMAError if suffix == "xz" else zlib.error
+
+
 def decompressed(chunks: Iterator[bytes], *, name: str, package: str) -> Iterator[bytes]:
     """The bytes of one archive member, decompressed as the suffix of ``name`` says.
 
@@ -92,11 +101,7 @@ def decompressed(chunks: Iterator[bytes], *, name: str, package: str) -> Iterato
                 raise bad_package(package, f"{name} has bytes behind the end of its compressed data")
             if piece := decompressor.decompress(chunk):
                 yield piece
-    except (lzma.LZMAError, zlib.error) as error:
-        raise bad_package(package, f"{name} is damaged: {error}") from None
-    except Exception as error:
-        if type(error).__name__ != "ZstdError":
-            raise
+    except _damage(suffix) as error:
         raise bad_package(package, f"{name} is damaged: {error}") from None
     if not decompressor.eof:
         raise bad_package(package, f"{name} ends early")

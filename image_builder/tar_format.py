@@ -1,4 +1,4 @@
-"""Reads the members of a tar archive that is in memory or mapped.
+"""Reads the members of a tar archive, in memory or in a file, without holding more than a piece of it.
 
 Layout (POSIX.1-2001 pax, "ustar interchange format"; GNU tar manual, "Basic Tar Format"): blocks of 512
 bytes. A header block holds name 100, mode 8, uid 8, gid 8, size 12, mtime 12, checksum 8, type 1, link name
@@ -15,15 +15,16 @@ files and multi-volume archives.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from mmap import mmap
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from measurements.errors import FormatError
 
 BLOCK = 512
+CHUNK = 1 << 20
 _XATTR = "SCHILY.xattr."
 _ZERO = bytes(BLOCK)
 
@@ -74,44 +75,86 @@ class TarMember:
     sha256: str
 
 
-def read_tar(data: bytes | memoryview | mmap, *, subject: str) -> Iterator[TarMember]:
-    """The members of the archive ``data``, in order; raises ``FormatError`` naming ``subject``."""
-    view = memoryview(data)
+class Archive(Protocol):
+    """Bytes that can be read at any offset."""
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Up to ``size`` bytes from ``offset``; fewer only at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class BytesArchive:
+    """An archive in memory."""
+
+    data: bytes
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return len(self.data)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Up to ``size`` bytes from ``offset``."""
+        return self.data[offset : offset + size]
+
+
+@dataclass(frozen=True, slots=True)
+class FileArchive:
+    """An archive in an open file, which must be on disk."""
+
+    descriptor: int
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return os.fstat(self.descriptor).st_size
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Up to ``size`` bytes from ``offset``."""
+        return os.pread(self.descriptor, size, offset)
+
+
+def read_tar(archive: Archive, *, subject: str) -> Iterator[TarMember]:
+    """The members of ``archive``, in order; raises ``FormatError`` naming ``subject``."""
     offset = 0
     overrides: dict[str, str] = {}
     while True:
-        block = bytes(view[offset : offset + BLOCK])
+        block = archive.read(offset, BLOCK)
         if len(block) != BLOCK:
             _refuse(subject, f"ends at byte {offset} without an end mark")
         if block == _ZERO:
-            _check_end(view, offset, subject)
+            _check_end(archive, offset, subject)
             return
         _check_header(block, offset, subject)
         kind = block[156:157]
         size = int(overrides["size"]) if "size" in overrides else _number(block[124:136], offset, subject)
         body = offset + BLOCK
         if kind in b"LKxg":
-            offset = _next(view, body, size, subject)
-            _extend(overrides, kind, bytes(view[body : body + size]), subject)
+            offset = _next(archive, body, size, subject)
+            _extend(overrides, kind, archive.read(body, size), subject)
             continue
         if kind not in _TYPES:
             _refuse(subject, f"member of unknown type {kind!r} at byte {offset}")
-        member = _member(view, block, overrides, offset, size, subject)
+        member = _member(archive, block, overrides, offset, size, subject)
         yield member
         overrides = {}
-        offset = _next(view, body, member.size, subject)
+        offset = _next(archive, body, member.size, subject)
 
 
 def _member(
-    view: memoryview, block: bytes, overrides: dict[str, str], offset: int, size: int, subject: str
+    archive: Archive, block: bytes, overrides: dict[str, str], offset: int, size: int, subject: str
 ) -> TarMember:
     kind = _TYPES[block[156:157]]
     size = size if kind is TarType.FILE else 0
     body = offset + BLOCK
     digest = ""
     if kind is TarType.FILE:
-        _next(view, body, size, subject)
-        digest = hashlib.sha256(view[body : body + size]).hexdigest()
+        _next(archive, body, size, subject)
+        digest = _sha256(archive, body, size)
     return TarMember(
         name=overrides["path"] if "path" in overrides else _name(block),
         type=kind,
@@ -130,6 +173,13 @@ def _member(
         ),
         sha256=digest,
     )
+
+
+def _sha256(archive: Archive, offset: int, size: int) -> str:
+    digest = hashlib.sha256()
+    for start in range(offset, offset + size, CHUNK):
+        digest.update(archive.read(start, min(CHUNK, offset + size - start)))
+    return digest.hexdigest()
 
 
 def _name(block: bytes) -> str:
@@ -161,15 +211,15 @@ def _check_header(block: bytes, offset: int, subject: str) -> None:
         _refuse(subject, f"wrong header checksum at byte {offset}")
 
 
-def _next(view: memoryview, body: int, size: int, subject: str) -> int:
-    if body + size > len(view):
+def _next(archive: Archive, body: int, size: int, subject: str) -> int:
+    if body + size > archive.size:
         _refuse(subject, f"the member at byte {body - BLOCK} ends early")
     return body + -(-size // BLOCK) * BLOCK
 
 
-def _check_end(view: memoryview, offset: int, subject: str) -> None:
-    for start in range(offset, len(view), 1 << 16):
-        if any(bytes(view[start : start + (1 << 16)]).strip(b"\0")):
+def _check_end(archive: Archive, offset: int, subject: str) -> None:
+    for start in range(offset, archive.size, CHUNK):
+        if archive.read(start, CHUNK).strip(b"\0"):
             _refuse(subject, f"bytes behind the end mark at byte {offset}")
 
 

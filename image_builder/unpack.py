@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import mmap
 import os
 import shutil
 import tempfile
@@ -29,7 +28,7 @@ from image_builder.package_errors import bad_package
 from image_builder.package_paths import member_path
 from image_builder.progress import Progress
 from image_builder.store import Store, clear_disk_errors
-from image_builder.tar_format import TarMember, TarType, read_tar
+from image_builder.tar_format import BytesArchive, FileArchive, TarMember, TarType, read_tar
 from image_builder.tree import FileSlice
 
 KIND = "unpack-1"
@@ -147,7 +146,8 @@ def _make(deb: Path, folder: Path, name: str) -> Any:
             for chunk in opened.data_tar():
                 digest.update(chunk)
                 stream.write(chunk)
-        members = _members(read_tar(_mapped(partial / "data.tar"), subject=name), name)
+        with (partial / "data.tar").open("rb") as stream:
+            members = _members(read_tar(FileArchive(stream.fileno()), subject=name), name)
         control = opened.control_tar()
         index = {
             "sha256": digest.hexdigest(),
@@ -155,7 +155,7 @@ def _make(deb: Path, folder: Path, name: str) -> Any:
                 member.name.removeprefix("./"): base64.b64encode(
                     control[member.offset : member.offset + member.size]
                 ).decode()
-                for member in read_tar(control, subject=name)
+                for member in read_tar(BytesArchive(control), subject=name)
                 if member.type is TarType.FILE
             },
             "members": [_to_json(member) for member in members],
@@ -179,14 +179,6 @@ def _new_folder(folder: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _mapped(path: Path) -> mmap.mmap | bytes:
-    """The file's bytes, without reading all of them; the mapping ends with its last view."""
-    with path.open("rb") as stream:
-        if os.fstat(stream.fileno()).st_size == 0:
-            return b""
-        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _members(members: Iterator[TarMember], name: str) -> list[Member]:

@@ -234,6 +234,7 @@ def test_an_unknown_module(project: Project, recipe: Path) -> None:
         (device("./dev/mem"), "package", "character-device"),
         (regular("./usr/bin/su2", mode=0o4755), "package", "set-id bit"),
         (regular("./usr/lib/os-release", b"evil"), "merge", "base-files"),
+        (regular("./var/lib/evil/state"), "build", "would be invisible"),
     ],
 )
 def test_an_evil_package(

@@ -9,7 +9,7 @@ import pytest
 
 from image_builder.deb import open_deb
 from image_builder.package_errors import PackageError
-from image_builder.tar_format import read_tar
+from image_builder.tar_format import BytesArchive, read_tar
 from tests.image_builder.package_files import COMPRESSORS, ar_bytes, deb_bytes, folder, regular, tar_bytes
 from tests.support.tools import require_tool
 
@@ -27,7 +27,7 @@ def opened(tmp_path: Path, data: bytes) -> tuple[bytes, bytes]:
 def test_reads_every_compression(tmp_path: Path, compression: str) -> None:
     control, data = opened(tmp_path, deb_bytes("demo", MEMBERS, compression=compression))
     assert data == tar_bytes(MEMBERS)
-    assert [member.name for member in read_tar(control, subject="demo")] == ["./control"]
+    assert [member.name for member in read_tar(BytesArchive(control), subject="demo")] == ["./control"]
 
 
 def test_reads_what_dpkg_makes(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from image_builder.tar_format import TarType, read_tar
+from image_builder.tar_format import BytesArchive, TarType, read_tar
 from measurements.errors import FormatError
 from tests.image_builder.package_files import device, folder, link, regular, tar_bytes
 
@@ -44,7 +44,7 @@ def test_reads_what_the_standard_library_writes(
     data = tar_bytes(entries, form=form)
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         expected = archive.getmembers()
-    found = list(read_tar(data, subject="demo"))
+    found = list(read_tar(BytesArchive(data), subject="demo"))
     assert [(member.name.rstrip("/"), member.mode, member.link, member.user) for member in found] == [
         (info.name, info.mode, info.linkname, info.uname) for info in expected
     ]
@@ -58,7 +58,7 @@ def test_reads_what_the_standard_library_writes(
 def test_keeps_extended_attributes() -> None:
     info, content = regular("./file")
     info.pax_headers = {"SCHILY.xattr.user.b": "2", "SCHILY.xattr.user.a": "1"}
-    (member,) = read_tar(tar_bytes([(info, content)], form=tarfile.PAX_FORMAT), subject="demo")
+    (member,) = read_tar(BytesArchive(tar_bytes([(info, content)], form=tarfile.PAX_FORMAT)), subject="demo")
     assert member.xattrs == (("user.a", b"1"), ("user.b", b"2"))
 
 
@@ -90,7 +90,7 @@ GOOD = tar_bytes([regular("./file", b"abc")])
 )
 def test_refuses_damage(data: bytes, reason: str) -> None:
     with pytest.raises(FormatError, match=reason):
-        list(read_tar(data, subject="demo"))
+        list(read_tar(BytesArchive(data), subject="demo"))
 
 
 @pytest.mark.parametrize(
@@ -106,4 +106,4 @@ def test_refuses_damage(data: bytes, reason: str) -> None:
 def test_refuses_extended_headers(kind: bytes, records: bytes, reason: str) -> None:
     header = changed(tar_bytes([regular("./PaxHeader", records)]), 156, kind)[:1024]
     with pytest.raises(FormatError, match=reason):
-        list(read_tar(header + GOOD, subject="demo"))
+        list(read_tar(BytesArchive(header + GOOD), subject="demo"))
