@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from enum import StrEnum
 
+from measurements.errors import FormatError
 from measurements.event_data import EventFacts, decode_event
 from measurements.eventlog import Algorithm, EventLog, LogEvent
 from measurements.events import Bank, MeasuredEvent
@@ -61,9 +62,18 @@ class Difference:
 
 
 def align(expected: Sequence[MeasuredEvent], log: EventLog) -> tuple[Difference, ...]:
-    """All differences, in the order of the boot; empty if every event is equal in every common bank."""
+    """All differences, in the order of the boot; empty if every event is equal in every common bank.
+
+    Raises ``FormatError`` if the log has no predicted bank.
+    """
     booted = [event for event in log.events if event.extends]
     banks = [bank for bank, algorithm in ALGORITHMS.items() if algorithm in log.algorithms]
+    if not banks:
+        raise FormatError(
+            "has neither SHA-256 nor SHA-384 digests",
+            subject="event log",
+            advice="switch a predicted bank on in the machine's TPM",
+        )
     return tuple(_differences(expected, booted, banks))
 
 

@@ -13,7 +13,7 @@ import pytest
 from measurements.alignment import DifferenceKind
 from measurements.causes import Input
 from measurements.errors import FormatError
-from measurements.eventlog import parse_event_log
+from measurements.eventlog import Algorithm, parse_event_log
 from measurements.events import Bank, EventType, event_over
 from measurements.explain import Booted, Explanation, explain, explanation_document
 from measurements.reference import Reference, parse_reference, reference_document
@@ -26,6 +26,7 @@ from tests.support.boot_model import (
     image_load_data,
     predict,
 )
+from tests.support.event_log_writer import Record, write_log
 
 MACHINE = ModelMachine()
 IMAGE = ModelImage()
@@ -175,6 +176,22 @@ def test_a_command_line_is_shown_if_the_log_proves_it(told: str | None, detail: 
     first = explain(reference(), Booted(log=log, command_line=told)).findings[0]
     assert first.cause.input is Input.COMMAND_LINE
     assert first.cause.detail.partition("differs; ")[2] == detail
+
+
+def test_a_log_without_a_predicted_bank_is_refused() -> None:
+    sha1 = Record(pcr=4, event_type=5, digests={Algorithm.SHA1: bytes(20)})
+    log = parse_event_log(write_log([sha1], algorithms=[Algorithm.SHA1]))
+    with pytest.raises(FormatError, match="neither SHA-256 nor SHA-384"):
+        explain(reference(), Booted(log=log))
+
+
+def test_a_log_of_one_predicted_bank_is_enough() -> None:
+    records = [
+        Record(pcr=e.pcr, event_type=e.event_type, digests={Algorithm.SHA384: e.digests[Bank.SHA384]})
+        for e in predict(MACHINE, IMAGE).logged()
+    ]
+    log = parse_event_log(write_log(records, algorithms=[Algorithm.SHA384]))
+    assert explain(reference(), Booted(log=log)).equal
 
 
 def test_a_network_card_is_the_cause_of_all_it_changes() -> None:
