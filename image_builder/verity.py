@@ -30,7 +30,6 @@ from measurements.errors import KeyturnError
 BLOCK_SIZE: Final = 4096
 SECTOR_SIZE: Final = 512
 DIGEST_SIZE: Final = hashlib.sha256().digest_size
-DIGESTS_PER_BLOCK: Final = BLOCK_SIZE // DIGEST_SIZE
 MAX_SALT: Final = 256
 SUPERBLOCK: Final = struct.Struct("<8sII16s32sIIQH6s256s168s")
 
