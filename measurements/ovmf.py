@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -60,18 +61,27 @@ class Module:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Firmware:
-    """A flash file that is OVMF: ``pei`` and ``dxe`` are the unpacked volumes as the file holds them."""
+    """A flash file that is OVMF.
+
+    ``pei`` and ``dxe`` are the unpacked volumes as the file holds them; ``dxe_files`` names the files of the
+    latter by GUID.
+    """
 
     name: str
     sha256: str
     pei: FirmwareVolume
     dxe: FirmwareVolume
     pei_modules: tuple[Module, ...]
-    dxe_names: frozenset[str]
+    dxe_files: Mapping[UUID, str]
 
     def pei_module(self, name: str) -> Module | None:
         """A program of the PEI volume."""
         return next((module for module in self.pei_modules if module.name == name), None)
+
+    @property
+    def dxe_names(self) -> frozenset[str]:
+        """Names of the programs in the DXE volume."""
+        return frozenset(self.dxe_files.values())
 
     @property
     def secure_boot_supported(self) -> bool:
@@ -101,7 +111,7 @@ def parse_firmware(data: bytes, *, name: str) -> Firmware:
             raise FirmwareError("it does not hold OVMF's PEI and DXE volumes", subject=name, advice="")
         pei, dxe = inner[PEI_VOLUME], inner[DXE_VOLUME]
         modules = tuple(_module(file) for file in pei.files() if file.section(SECTION_PE32) is not None)
-        dxe_names = frozenset(file.name for file in dxe.files())
+        dxe_files = {file.guid: file.name for file in dxe.files()}
     except FirmwareError as problem:
         raise _not_ovmf(name, problem.reason) from problem
     firmware = Firmware(
@@ -110,7 +120,7 @@ def parse_firmware(data: bytes, *, name: str) -> Firmware:
         pei=pei,
         dxe=dxe,
         pei_modules=modules,
-        dxe_names=dxe_names,
+        dxe_files=dxe_files,
     )
     if firmware.pei_module(_TPM_MODULE) is None:
         raise _not_ovmf(name, "it is an OVMF build without TPM 2.0 support")
