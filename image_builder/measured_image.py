@@ -8,10 +8,10 @@ from typing import NoReturn
 
 from image_builder.cpio import read_cpio
 from image_builder.image import Artefact, Image, load_image
+from measurements.boot_sequence import ImageInputs
 from measurements.errors import FormatError
 from measurements.gpt import PRIMARY_SIZE
 from measurements.ima import KERNEL_OPTIONS, LoadedModule
-from measurements.predict_tpm import ImageInputs
 from measurements.systemd_stub import parse_uki
 
 _MODULE_LIST = "etc/keyturn/modules"

@@ -24,7 +24,7 @@ class Input(StrEnum):
     SECURE_BOOT_KEYS = "Secure Boot keys"
     SIGNER = "signature of the UKI"
     MEMORY = "memory size"
-    MACHINE = "machine shape (memory, CPUs or machine type)"
+    MACHINE = "machine shape (memory, CPUs, devices or machine type)"
     SMBIOS = "machine type (SMBIOS)"
     NIC = "network card"
     DISK = "disk"

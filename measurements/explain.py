@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from measurements.alignment import ALGORITHMS, Difference, align
+from measurements.boot_sequence import UNLOGGED_PCRS
 from measurements.causes import Cause, Input, cause, causes_of
 from measurements.event_data import decode_event, type_name
 from measurements.eventlog import EventLog
 from measurements.events import Bank, EventType, digests_of
 from measurements.linux_stub import COMMAND_LINE_DESCRIPTION
-from measurements.predict_tpm import UNLOGGED_PCRS
 from measurements.reference import Reference
 
 Registers = Mapping[Bank, Mapping[int, bytes]]

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from measurements.boot_sequence import PREDICTED_PCRS, UNLOGGED_PCRS, Prediction
 from measurements.errors import FormatError
 from measurements.events import Bank, EventType, MeasuredEvent, Provenance, replay
-from measurements.predict_tpm import PREDICTED_PCRS, UNLOGGED_PCRS, Prediction
 
 PLATFORM = "tpm"
 _KEYS = {"platform", "shape", "banks", "events"}

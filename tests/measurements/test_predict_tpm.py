@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from measurements.boot_sequence import PREDICTED_PCRS, measure_image
 from measurements.errors import FormatError
 from measurements.events import Bank, EventType, Provenance, replay
-from measurements.predict_tpm import PREDICTED_PCRS, measure_image
 from measurements.runtime_events import DEV_IMAGE, event_digest
 from tests.support.boot_model import KERNEL_CONFIG, ModelImage, ModelMachine, predict
 

@@ -16,11 +16,11 @@ import pytest
 
 from image_builder.gpt import build_gpt
 from image_builder.uki import SectionName, UkiSection, build_uki
+from measurements.boot_sequence import ImageInputs, PlatformEvents, Prediction, assemble, measure_image
 from measurements.efi_variable import GLOBAL_VARIABLE, IMAGE_SECURITY_DATABASE, EfiVariable
 from measurements.eventlog import Algorithm
 from measurements.events import Bank, EventType, MeasuredEvent, digests_of, event_over
 from measurements.gpt import PRIMARY_SIZE, Partition, parse_gpt
-from measurements.predict_tpm import ImageInputs, PlatformEvents, Prediction, assemble, measure_image
 from measurements.shape import TpmInterface
 from measurements.varstore import VariableStore
 from tests.support.event_log_writer import Record, write_log

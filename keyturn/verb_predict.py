@@ -1,0 +1,145 @@
+"""``keyturn predict``: every register of an image on a machine, before anything boots."""
+
+from __future__ import annotations
+
+import json as json_module
+from concurrent.futures import ThreadPoolExecutor
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from keyturn.output import JsonOption, Output, escape
+from keyturn.shape_options import (
+    CpusOption,
+    DiskOption,
+    MachineOption,
+    MemoryOption,
+    NicOption,
+    ShapeOption,
+    TpmOption,
+    make_shape,
+)
+from keyturn.verb_run import find_firmware
+
+if TYPE_CHECKING:
+    from measurements.boot_sequence import Prediction
+    from measurements.events import Bank, MeasuredEvent
+
+REFERENCE_FOLDER = "reference"
+COVERS = {
+    0: "firmware code",
+    1: "machine: ACPI tables, boot order and entries",
+    2: "option ROMs",
+    3: "nothing but the separator",
+    4: "boot manager, UKI, kernel in it",
+    5: "partition table, end of boot services",
+    6: "nothing but the separator",
+    7: "Secure Boot: mode, keys, who signed the UKI",
+    8: "nothing",
+    9: "kernel command line, final initrd",
+    10: "IMA: PCR 0 to 9 once more, kernel modules",
+    11: "sections of the UKI",
+    12: "nothing: no add-ons or credentials on the ESP",
+    13: "nothing: no extensions on the ESP",
+    14: "runtime events of the guest",
+}
+
+
+class Platform(StrEnum):
+    """Platforms that are predicted."""
+
+    TPM = "tpm"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("predict")(predict)
+
+
+def predict(
+    image: Annotated[Path, typer.Argument(help="An image folder.")],
+    platform: Annotated[Platform, typer.Option("--platform", help="Whose registers.")] = Platform.TPM,
+    shape: ShapeOption = None,
+    memory: MemoryOption = None,
+    cpus: CpusOption = None,
+    machine: MachineOption = None,
+    disk: DiskOption = None,
+    nic: NicOption = None,
+    tpm: TpmOption = None,
+    firmware_code: Annotated[Path | None, typer.Option("--firmware-code", help="OVMF's code file.")] = None,
+    firmware_vars: Annotated[
+        Path | None,
+        typer.Option("--firmware-vars", help="OVMF's variables, as the machine starts with them."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", help="Where the reference values go; by default into the image folder."),
+    ] = None,
+    events: Annotated[bool, typer.Option("--events", help="Also show every event.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Compute every register and event of a boot, each with the input it comes from."""
+    from image_builder.measured_image import read_measured_image
+    from measurements.boot_sequence import measure_image
+    from measurements.predict_tpm import FirmwareInputs, predict_measured
+    from measurements.reference import reference_document
+
+    out = Output(json=json)
+    wanted = make_shape(shape=shape, memory=memory, cpus=cpus, machine=machine, disks=disk, nics=nic, tpm=tpm)
+    files = find_firmware(firmware_code, firmware_vars)
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        # Unpacking the firmware and hashing the image take about the same time.
+        firmware = pool.submit(FirmwareInputs.read, code=files.code, variables=files.variables)
+        measured = measure_image(read_measured_image(image))
+    prediction = predict_measured(measured, firmware.result(), wanted)
+    document = reference_document(prediction, shape=wanted.as_json())
+    target = output if output is not None else image / REFERENCE_FOLDER / f"{platform.value}.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json_module.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if events:
+        _show_events(out, prediction)
+    _show_registers(out, prediction)
+    out.line(f"{len(prediction.events)} events; reference values in {escape(str(target))}")
+    out.result(document)
+
+
+def _show_registers(out: Output, prediction: Prediction) -> None:
+    from measurements.events import Bank
+
+    rows = [
+        (
+            str(pcr),
+            *(_shown(prediction, bank, pcr) for bank in Bank),
+            _sources([event for event in prediction.events if event.pcr == pcr]),
+            COVERS[pcr],
+        )
+        for pcr in sorted(prediction.registers[Bank.SHA256])
+    ]
+    out.table("predicted registers", ("PCR", "sha256", "sha384", "source", "covers"), rows)
+
+
+def _shown(prediction: Prediction, bank: Bank, pcr: int) -> str:
+    value = prediction.registers[bank][pcr]
+    return value.hex() if any(value) else "[dim]zero[/dim]"
+
+
+def _sources(events: list[MeasuredEvent]) -> str:
+    return ", ".join(sorted({event.provenance.value for event in events})) or "-"
+
+
+def _show_events(out: Output, prediction: Prediction) -> None:
+    from measurements.events import Bank
+
+    rows = [
+        (
+            str(event.pcr),
+            event.event_type.name,
+            event.digests[Bank.SHA256].hex(),
+            escape(event.description),
+            escape(event.origin),
+        )
+        for event in prediction.events
+    ]
+    out.table("predicted events", ("PCR", "type", "sha256", "description", "comes from"), rows)

@@ -1,0 +1,187 @@
+"""The prediction for TPM platforms: every event of PCR 0 to 14 in the order of the boot, and the registers.
+
+The order is that of OVMF with a UKI on a GPT disk, confirmed by logs of real boots (edk2 2022.11, 2024.02 and
+2025.02):
+
+1. the firmware's own code (PCR 0);
+2. the Secure Boot policy with its separator (PCR 7);
+3. option ROMs, ACPI, boot order and boot entries (PCR 2, 1);
+4. the boot manager's action and the separators (PCR 4, then 0 to 6);
+5. with Secure Boot the authority that accepts the UKI (PCR 7); the partition table (PCR 5), the UKI (PCR 4);
+6. the UKI's sections (PCR 11), the inner kernel if the stub starts it through firmware (PCR 4);
+7. command line and initrd (PCR 9), the end of boot services (PCR 5);
+8. IMA (PCR 10) and the guest's own events (PCR 14), which the firmware's log does not show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from measurements.boot_applications import (
+    exit_events,
+    partition_table_event,
+    program_event,
+    ready_to_boot_events,
+)
+from measurements.events import Bank, EventType, MeasuredEvent, replay
+from measurements.gpt import parse_gpt
+from measurements.ima import LoadedModule, ima_events
+from measurements.linux_stub import check_kernel_release, kernel_stub_events
+from measurements.runtime_events import DEV_IMAGE, RUNTIME_PCR, event_digest
+from measurements.secure_boot import StartedImage, authority_events, policy_events, secure_boot_policy
+from measurements.shape import TpmInterface
+from measurements.systemd_stub import (
+    Uki,
+    final_command_line,
+    final_initrd,
+    measures_inner_kernel,
+    parse_uki,
+    section_events,
+)
+from measurements.varstore import VariableStore
+
+PREDICTED_PCRS = range(15)
+UNLOGGED_PCRS = (10, 14)
+"""Registers whose events are not in the firmware's log: IMA and the guest keep their own."""
+
+_TPM_DRIVERS = {TpmInterface.CRB: "CONFIG_TCG_CRB", TpmInterface.TIS: "CONFIG_TCG_TIS"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageInputs:
+    """What of an image is measured.
+
+    ``partition_table`` is the start of the disk (``gpt.PRIMARY_SIZE`` bytes), ``kernel_config`` the kernel's
+    options by name; ``load_modules`` gives the kernel modules in the order in which the initrd loads them.
+    """
+
+    uki: bytes
+    partition_table: bytes
+    kernel_release: str
+    kernel_config: Mapping[str, str]
+    load_modules: Callable[[], Sequence[LoadedModule]]
+    dev: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlatformEvents:
+    """What firmware and machine contribute before a boot option is tried.
+
+    ``code`` comes before the Secure Boot policy, ``configuration`` after it; ``variables`` is the store that
+    the firmware starts with, under the name ``variables_name``.
+    """
+
+    code: Sequence[MeasuredEvent]
+    configuration: Sequence[MeasuredEvent]
+    variables: VariableStore
+    variables_name: str
+    secure_boot_supported: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """Ordered events and the registers that they yield, by bank and PCR."""
+
+    events: tuple[MeasuredEvent, ...]
+    registers: Mapping[Bank, Mapping[int, bytes]]
+
+    def logged(self) -> tuple[MeasuredEvent, ...]:
+        """The events that the firmware's log shows."""
+        return tuple(event for event in self.events if event.pcr not in UNLOGGED_PCRS)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageEvents:
+    """The events of an image, for any machine; ``inner_kernel`` is measured by some boots only."""
+
+    inputs: ImageInputs
+    uki: Uki
+    partition_table: MeasuredEvent
+    program: MeasuredEvent
+    sections: Sequence[MeasuredEvent]
+    inner_kernel: MeasuredEvent
+    kernel_stub: Sequence[MeasuredEvent]
+
+
+def measure_image(image: ImageInputs) -> ImageEvents:
+    """Hash the image; the parts are hashed in parallel.
+
+    Raises ``FormatError`` for an image whose parts measure by rules that are not known.
+    """
+    check_kernel_release(image.kernel_release)
+    uki = parse_uki(image.uki, subject="uki.efi")
+    with ThreadPoolExecutor() as pool:
+        program = pool.submit(
+            program_event, image.uki, description="unified kernel image (Authenticode)", origin="uki.efi"
+        )
+        sections = pool.submit(section_events, uki)
+        inner_kernel = pool.submit(
+            program_event,
+            uki.kernel,
+            description="kernel inside the UKI (Authenticode)",
+            origin="section .linux of uki.efi",
+        )
+        kernel_stub = pool.submit(
+            kernel_stub_events,
+            command_line=final_command_line(uki),
+            initrd=final_initrd(uki),
+            command_line_origin="section .cmdline of uki.efi",
+            initrd_origin="section .initrd of uki.efi, and what the stub appends",
+        )
+    return ImageEvents(
+        inputs=image,
+        uki=uki,
+        partition_table=partition_table_event(parse_gpt(image.partition_table)),
+        program=program.result(),
+        sections=sections.result(),
+        inner_kernel=inner_kernel.result(),
+        kernel_stub=kernel_stub.result(),
+    )
+
+
+def assemble(image: ImageEvents, platform: PlatformEvents, *, tpm: TpmInterface) -> Prediction:
+    """The whole boot of ``image`` on ``platform``.
+
+    Raises ``FormatError`` for an image that the platform would not start.
+    """
+    policy = secure_boot_policy(platform.variables, supported=platform.secure_boot_supported)
+    started = [StartedImage(name="uki.efi", data=image.inputs.uki)]
+    events = [
+        *platform.code,
+        *policy_events(policy, origin=platform.variables_name),
+        *platform.configuration,
+        *ready_to_boot_events(),
+        *authority_events(policy, started, origin=platform.variables_name),
+        image.partition_table,
+        image.program,
+        *image.sections,
+        *([image.inner_kernel] if measures_inner_kernel(image.uki, secure_boot=policy.enforced) else []),
+        *image.kernel_stub,
+        *exit_events(),
+    ]
+    events += ima_events(
+        image.inputs.kernel_config,
+        earlier=events,
+        tpm_driver=_TPM_DRIVERS[tpm],
+        secure_boot=policy.enforced,
+        command_line=final_command_line(image.uki),
+        load_modules=image.inputs.load_modules,
+    )
+    events += _runtime_events(image.inputs)
+    return Prediction(events=tuple(events), registers=replay(events, pcrs=PREDICTED_PCRS))
+
+
+def _runtime_events(image: ImageInputs) -> list[MeasuredEvent]:
+    if not image.dev:
+        return []
+    return [
+        MeasuredEvent(
+            pcr=RUNTIME_PCR,
+            event_type=EventType.KEYTURN_RUNTIME,
+            digests={bank: event_digest(DEV_IMAGE, algorithm=bank.value) for bank in Bank},
+            description=f"runtime event {DEV_IMAGE.name}",
+            origin="image.dev of the recipe",
+        )
+    ]

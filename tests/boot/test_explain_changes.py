@@ -1,0 +1,126 @@
+"""Explanations of real boots that differ from the prediction in one deliberate change each."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from image_builder.image import Artefact, Image
+from image_builder.measured_image import differing_initrd_files, read_measured_image
+from keyturn.verb_explain import read_booted
+from measurements.boot_report import encode_report, find_report
+from measurements.causes import Input
+from measurements.explain import Explanation, explain
+from measurements.predict_tpm import FirmwareInputs, predict_tpm
+from measurements.qemu import Machine, MachineSpec
+from measurements.qemu_args import DiskFile, FirmwareFiles
+from measurements.reference import Reference, parse_reference, reference_document
+from measurements.shape import BootOrder, MachineShape, Nic
+from tests.boot.conftest import REPORT_END, REPORT_SECONDS, ImageMaker
+from tests.support.signed_image import put_on_esp
+from tests.support.tools import require_tool
+
+pytestmark = pytest.mark.boot
+
+BASE = MachineShape(memory_mib=1024, boot_order=BootOrder.FIRMWARE)
+USER = '[[user]]\nname = "guest"\nuid = 1000\ngid = 1000\nhome = "/"\n\n[boot]'
+
+DiskChange = Callable[[Path, Path], None]
+
+
+def add_credential(disk: Path, folder: Path) -> None:
+    """A credential next to the UKI, as a host could put it there."""
+    credential = folder / "x.cred"
+    credential.write_bytes(b"from the host")
+    tool = require_tool("mmd", package="mtools")
+    subprocess.run([tool, "-i", f"{disk}@@1M", "::/loader", "::/loader/credentials"], check=True)
+    put_on_esp(disk, credential, "::/loader/credentials/x.cred")
+
+
+def change_disk_guid(disk: Path, folder: Path) -> None:
+    """Another disk GUID in both copies of the partition table."""
+    tool = require_tool("sgdisk", package="gdisk")
+    subprocess.run(
+        [tool, "-U", "11111111-2222-3333-4444-555555555555", disk], check=True, capture_output=True
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What boots instead of the predicted image on the predicted machine, and what must be named."""
+
+    shape: MachineShape = BASE
+    image: str = "default"
+    line: str = ""
+    replacement: str = ""
+    disk: DiskChange | None = None
+    named: Input
+
+
+CHANGES = {
+    "memory": Change(shape=replace(BASE, memory_mib=2048), named=Input.MEMORY),
+    "network card": Change(shape=replace(BASE, nics=(Nic(),)), named=Input.NIC),
+    "command line": Change(
+        image="command-line",
+        line='command-line = []               # additions, each "key" or "key=value"',
+        replacement='command-line = ["mitigations=off"]',
+        named=Input.COMMAND_LINE,
+    ),
+    "verity root": Change(image="user", line="[boot]", replacement=USER, named=Input.VERITY_ROOT),
+    "file on the ESP": Change(disk=add_credential, named=Input.ESP_EXTRA),
+    "disk GUID": Change(disk=change_disk_guid, named=Input.PARTITIONS),
+}
+
+
+@pytest.fixture(scope="session")
+def reference(built_image: Image, firmware: FirmwareFiles) -> Reference:
+    """The reference values of the default image on the default machine."""
+    inputs = FirmwareInputs.read(code=firmware.code, variables=firmware.variables)
+    prediction = predict_tpm(read_measured_image(built_image.folder), inputs, BASE)
+    document = reference_document(prediction, shape=BASE.as_json())
+    return parse_reference(json.dumps(document).encode())
+
+
+def boot(image: Image, change: Change, firmware: FirmwareFiles, folder: Path) -> Path:
+    """Boot with the change; the boot report as a file."""
+    disk = image.path(Artefact.DISK)
+    if change.disk is not None:
+        disk = Path(shutil.copyfile(disk, folder / "disk.raw"))
+        change.disk(disk, folder)
+    spec = MachineSpec(shape=change.shape, firmware=firmware, disks=[DiskFile(path=disk)])
+    with Machine.start(spec) as machine:
+        machine.wait_for(REPORT_END, seconds=REPORT_SECONDS)
+        machine.power_button()
+        machine.wait_exit(seconds=60)
+        report = folder / "report.json"
+        report.write_bytes(encode_report(find_report(machine.console.data)))
+    return report
+
+
+def explained(reference: Reference, report: Path, predicted: Image, booted: Image) -> Explanation:
+    files = differing_initrd_files(predicted.folder, booted.folder)
+    return explain(reference, read_booted(report), initrd_files=files)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_of_a_real_boot_is_named(
+    name: str,
+    make_image: ImageMaker,
+    built_image: Image,
+    firmware: FirmwareFiles,
+    reference: Reference,
+    tmp_path: Path,
+) -> None:
+    change = CHANGES[name]
+    image = make_image(change.image, {change.line: change.replacement} if change.line else {})
+    report = boot(image, change, firmware, tmp_path)
+    explanation = explained(reference, report, built_image, image)
+    assert not explanation.equal
+    assert explanation.findings[0].cause.input is change.named
+    assert explanation.faults == ()
