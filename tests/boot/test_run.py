@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from image_builder.image import Image
+from measurements.boot_sequence import PREDICTED_PCRS, Prediction
 from measurements.events import EventType, MeasuredEvent, digests_of, replay
-from measurements.predict_tpm import PREDICTED_PCRS, Prediction
 from measurements.qemu_args import FirmwareFiles
 from measurements.reference import reference_document
 from measurements.shape import MachineShape
