@@ -18,7 +18,6 @@ the standard library in ``NEVER_RUN``, which a machine without user, display and
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import re
 import subprocess
@@ -37,7 +36,7 @@ from image_builder.elf_closure import library_closure
 from image_builder.progress import Progress
 from image_builder.root_files import interpreter
 from image_builder.store import Store, clear_disk_errors
-from image_builder.tree import FileSlice, Kind, Node, Tree, read_content
+from image_builder.tree import FileSlice, Kind, Node, Tree, raw_name, read_content
 from measurements.errors import KeyturnError
 
 SHARDS: Final = 8
@@ -143,10 +142,10 @@ def compile_bytecode(
 def make_shards(tree: Tree) -> list[Shard]:
     """All sources of ``tree``, split by area and path only; empty shards are left out."""
     groups: dict[tuple[str, int], list[str]] = {}
-    for path in sorted(tree, key=os.fsencode):
+    for path in sorted(tree, key=raw_name):
         area = _area(path)
         if area is not None and tree[path].kind is Kind.FILE:
-            groups.setdefault((area, zlib.crc32(os.fsencode(path)) % SHARDS), []).append(path)
+            groups.setdefault((area, zlib.crc32(raw_name(path)) % SHARDS), []).append(path)
     return [_shard(tree, paths) for _, paths in sorted(groups.items())]
 
 
@@ -262,7 +261,7 @@ def _shard(tree: Tree, paths: Sequence[str]) -> Shard:
     for path in paths:
         content = tree[path].content
         assert content is not None
-        fields += (os.fsencode(f"/{path}"), read_content(content))
+        fields += (raw_name(f"/{path}"), read_content(content))
     request = b"".join(len(data).to_bytes(4, "little") + data for data in fields)
     return Shard(paths=tuple(paths), request=request)
 

@@ -13,13 +13,12 @@ lower-case hex digits, and the whole padded with zeros to a multiple of 512.
 from __future__ import annotations
 
 import io
-import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, NoReturn
 
-from image_builder.tree import Content, Kind, Node, Tree
+from image_builder.tree import Content, Kind, Node, Tree, raw_name
 from measurements.errors import FormatError, KeyturnError
 
 MAGIC = b"070701"
@@ -70,7 +69,7 @@ def write_cpio(tree: Tree, stream: BinaryIO) -> int:
     that are too long.
     """
     length = 0
-    nodes = sorted((os.fsencode(path), node) for path, node in tree.items() if path)
+    nodes = sorted((raw_name(path), node) for path, node in tree.items() if path)
     for inode, (name, node) in enumerate(nodes, start=1):
         _check(name, node, tree)
         length += _write_member(stream, name, node, inode)
@@ -145,7 +144,7 @@ def _write_member(stream: BinaryIO, name: bytes, node: Node, inode: int) -> int:
 
 def _content(node: Node) -> bytes | Content:
     if node.kind is Kind.SYMLINK:
-        return os.fsencode(node.target)
+        return raw_name(node.target)
     return node.content if node.content is not None else b""
 
 
@@ -164,14 +163,14 @@ def _read_member(view: memoryview, at: int, subject: str) -> CpioEntry:
     fields = [_field(header[start : start + 8], at, subject) for start in range(6, HEADER_SIZE, 8)]
     inode, mode, uid, gid, nlink, mtime, size, _, _, major, minor, name_size, _ = fields
     name_at = at + HEADER_SIZE
-    raw_name = bytes(view[name_at : name_at + name_size])
-    complete = len(raw_name) == name_size and raw_name.find(b"\0") == name_size - 1
+    name = bytes(view[name_at : name_at + name_size])
+    complete = len(name) == name_size and name.find(b"\0") == name_size - 1
     if not complete or not 1 < name_size <= NAME_LIMIT + 1:
         _refuse_format(subject, f"has a bad member name at byte {name_at}")
     offset = _aligned(name_at + name_size)
     _check_zeros(view, name_at + name_size, offset, subject)
     return CpioEntry(
-        name=raw_name[:-1],
+        name=name[:-1],
         inode=inode,
         mode=mode,
         uid=uid,

@@ -28,11 +28,10 @@ from image_builder.erofs_format import (
     SUPERBLOCK_OFFSET,
     Superblock,
     encode_device,
-    raw_name,
 )
 from image_builder.erofs_layout import ErofsPlan, Inode, pack_directory, plan_erofs
 from image_builder.erofs_xattr import xattr_count
-from image_builder.tree import CHUNK, BytesContent, Content, FileSlice, Kind, Tree
+from image_builder.tree import CHUNK, BytesContent, Content, FileSlice, Kind, Tree, raw_name
 from measurements.errors import KeyturnError
 
 OPEN_FILES = 64

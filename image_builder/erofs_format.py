@@ -97,11 +97,6 @@ def decode_device(number: int) -> tuple[int, int]:
     return number >> 8 & MAX_MAJOR, (number & 0xFF) | (number >> 12 & 0xFFF00)
 
 
-def raw_name(path: str) -> bytes:
-    """Bytes of a tree path: UTF-8, with undecodable bytes held by ``surrogateescape`` whatever the locale."""
-    return path.encode("utf-8", "surrogateescape")
-
-
 class Superblock(NamedTuple):
     """Every field in the order of ``SUPERBLOCK``; what has a default here is always so in our images."""
 

@@ -28,10 +28,9 @@ from image_builder.erofs_format import (
     SUPERBLOCK_OFFSET,
     Layout,
     blocks_for,
-    raw_name,
 )
 from image_builder.erofs_xattr import encode_xattrs
-from image_builder.tree import Kind, Node, Tree
+from image_builder.tree import Kind, Node, Tree, raw_name
 from measurements.errors import KeyturnError
 
 

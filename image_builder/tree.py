@@ -8,7 +8,6 @@ that are not UTF-8 are held with
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -82,6 +81,11 @@ def content_sha256(content: Content) -> str:
     return digest.hexdigest()
 
 
+def raw_name(path: str) -> bytes:
+    """Bytes of a tree path or link target: UTF-8 with ``surrogateescape``, whatever the locale."""
+    return path.encode("utf-8", "surrogateescape")
+
+
 class Kind(Enum):
     """What a node is."""
 
@@ -118,7 +122,7 @@ class Node:
     @property
     def name(self) -> bytes:
         """Last path component as raw bytes."""
-        return os.fsencode(self.path.rpartition("/")[2])
+        return raw_name(self.path.rpartition("/")[2])
 
     @property
     def parent(self) -> str:

@@ -136,4 +136,4 @@ def _console(*, stderr: bool) -> Console:
 
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else 200
-    return Console(file=stream, width=width, soft_wrap=True)
+    return Console(file=stream, width=width, soft_wrap=True, emoji=False)

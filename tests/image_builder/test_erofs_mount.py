@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from image_builder.erofs import write_erofs
-from image_builder.erofs_format import MODE_TYPES, raw_name
+from image_builder.erofs_format import MODE_TYPES
 from image_builder.erofs_reader import open_erofs
-from image_builder.tree import BytesContent, Kind, Node, Tree
+from image_builder.tree import BytesContent, Kind, Node, Tree, raw_name
 from tests.image_builder.erofs_trees import CAPABILITY, varied_tree
 from tests.support.tools import require_tool
 

@@ -13,9 +13,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from image_builder.erofs import write_erofs
-from image_builder.erofs_format import BLOCK_SIZE, raw_name
+from image_builder.erofs_format import BLOCK_SIZE
 from image_builder.erofs_reader import ErofsEntry, ErofsReader, open_erofs
-from image_builder.tree import BytesContent, Kind, Tree
+from image_builder.tree import BytesContent, Kind, Tree, raw_name
 from measurements.errors import FormatError
 from tests.image_builder.erofs_trees import directory, file, noise, symlink, tree_of, trees, varied_tree
 from tests.support.tools import require_tool
