@@ -88,14 +88,17 @@ class _Facts:
     uki: Mapping[str, Any]
     layout: DiskLayout
     artefacts: Mapping[str, Mapping[str, int | str]]
-    sbom: Mapping[str, Any]
 
 
 def _build(request: BuildRequest, store: Store, folder: Path, progress: Progress) -> None:
-    parts = _parts(request, store, progress)
-    verity = write_root(parts.tree, folder / Artefact.ROOT, limit=request.recipe.image.root_size_limit)
-    facts = _make_artefacts(request, parts, verity, folder)
-    _write_documents(request, facts, folder)
+    image = request.recipe.image
+    # Hashing, writing and waiting leave the interpreter's lock alone, so the rest is done meanwhile.
+    with ThreadPoolExecutor() as pool:
+        sbom = pool.submit(draft_sbom, lock=request.lock, name=image.name, version=image.version)
+        parts = _parts(request, store, progress)
+        verity = write_root(parts.tree, folder / Artefact.ROOT, limit=image.root_size_limit)
+        facts = _make_artefacts(request, parts, verity, folder, pool)
+        _write_documents(request, facts, sbom.result(), folder)
 
 
 def _parts(request: BuildRequest, store: Store, progress: Progress) -> _Parts:
@@ -111,38 +114,34 @@ def _parts(request: BuildRequest, store: Store, progress: Progress) -> _Parts:
     return _Parts(tree=tree, kernel=kernel_packages, stubs=stubs)
 
 
-def _make_artefacts(request: BuildRequest, parts: _Parts, verity: VerityTree, folder: Path) -> _Facts:
+def _make_artefacts(
+    request: BuildRequest, parts: _Parts, verity: VerityTree, folder: Path, pool: ThreadPoolExecutor
+) -> _Facts:
     recipe, kernel = request.recipe, parts.kernel
-    # Writing and hashing leave the interpreter's lock alone, so the facts are gathered meanwhile.
-    with ThreadPoolExecutor() as pool:
-        hashes = {Artefact.ROOT: pool.submit(file_sha256, folder / Artefact.ROOT)}
-        boot = boot_files(
-            recipe=recipe,
-            tree=parts.tree,
-            kernel=kernel,
-            stubs=parts.stubs,
-            verity=verity,
-            partition=partition_guid(recipe.image.name, ROOT_NAME),
-        )
-        disk = pool.submit(_write_artefacts, recipe, boot, folder)
-        uki, kernel_digests = _uki_facts(boot.uki), _authenticode(boot.kernel, "kernel")
-        sbom = draft_sbom(lock=request.lock, name=recipe.image.name, version=recipe.image.version)
-        layout = disk.result()
-        hashes |= {name: pool.submit(file_sha256, folder / name) for name in Artefact if name not in hashes}
-        sizes = {name: (folder / name).stat().st_size for name in Artefact}
-        return _Facts(
-            release=kernel.release,
-            config=kernel.config,
-            kernel_digests=kernel_digests,
-            command_line=boot.command_line.decode("ascii"),
-            verity=verity,
-            uki=uki,
-            layout=layout,
-            artefacts={
-                name.value: {"size": sizes[name], "sha256": hashes[name].result()} for name in Artefact
-            },
-            sbom=sbom,
-        )
+    hashes = {Artefact.ROOT: pool.submit(file_sha256, folder / Artefact.ROOT)}
+    boot = boot_files(
+        recipe=recipe,
+        tree=parts.tree,
+        kernel=kernel,
+        stubs=parts.stubs,
+        verity=verity,
+        partition=partition_guid(recipe.image.name, ROOT_NAME),
+    )
+    disk = pool.submit(_write_artefacts, recipe, boot, folder)
+    uki, kernel_digests = _uki_facts(boot.uki), _authenticode(boot.kernel, "kernel")
+    layout = disk.result()
+    hashes |= {name: pool.submit(file_sha256, folder / name) for name in Artefact if name not in hashes}
+    sizes = {name: (folder / name).stat().st_size for name in Artefact}
+    return _Facts(
+        release=kernel.release,
+        config=kernel.config,
+        kernel_digests=kernel_digests,
+        command_line=boot.command_line.decode("ascii"),
+        verity=verity,
+        uki=uki,
+        layout=layout,
+        artefacts={name.value: {"size": sizes[name], "sha256": hashes[name].result()} for name in Artefact},
+    )
 
 
 def _manifest(request: BuildRequest, facts: _Facts) -> bytes:
@@ -170,7 +169,7 @@ def _manifest(request: BuildRequest, facts: _Facts) -> bytes:
     )
 
 
-def _write_documents(request: BuildRequest, facts: _Facts, folder: Path) -> None:
+def _write_documents(request: BuildRequest, facts: _Facts, sbom: Mapping[str, Any], folder: Path) -> None:
     manifest = _manifest(request, facts)
     image = image_id(manifest)
     provenance = provenance_bytes(
@@ -183,7 +182,7 @@ def _write_documents(request: BuildRequest, facts: _Facts, folder: Path) -> None
     (folder / RECIPE_NAME).write_bytes(request.recipe_data)
     (folder / LOCK_NAME).write_bytes(request.lock_data)
     (folder / PROVENANCE_NAME).write_bytes(provenance)
-    (folder / SBOM_NAME).write_bytes(finish_sbom(facts.sbom, image=image))
+    (folder / SBOM_NAME).write_bytes(finish_sbom(sbom, image=image))
     (folder / MANIFEST_NAME).write_bytes(manifest)
 
 
