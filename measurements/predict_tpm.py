@@ -1,6 +1,6 @@
 """Predicts TPM registers from files: image, firmware and machine shape.
 
-ACPI tables are read from a halted QEMU, and only for firmware that measures them (edk2 from 2023.02 on).
+ACPI tables, SMBIOS tables and option ROMs are read from a halted QEMU, and only if they are measured.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from measurements.boot_sequence import (
 from measurements.events import MeasuredEvent
 from measurements.ovmf import Firmware, read_firmware
 from measurements.pcr0 import code_events
-from measurements.shape import MachineShape
+from measurements.secure_boot import secure_boot_policy
+from measurements.shape import MachineShape, ShapeError
+from measurements.smbios import measures_smbios, smbios_event
 from measurements.varstore import VariableStore, parse_variable_store
 
 _ACPI_EVENT_DATA = b"ACPI DATA"
@@ -59,10 +61,11 @@ def predict_measured(image: ImageEvents, firmware: FirmwareInputs, shape: Machin
 
 def platform_events(inputs: FirmwareInputs, shape: MachineShape) -> PlatformEvents:
     """The events before a boot option is tried."""
+    _check_roms(inputs, shape)
     return PlatformEvents(
         code=code_events(inputs.firmware, shape),
         configuration=[
-            *_table_events(inputs.firmware, shape),
+            *_machine_events(inputs.firmware, shape),
             *boot_events(inputs.firmware, shape, inputs.variables),
         ],
         variables=inputs.variables,
@@ -71,12 +74,34 @@ def platform_events(inputs: FirmwareInputs, shape: MachineShape) -> PlatformEven
     )
 
 
-def _table_events(firmware: Firmware, shape: MachineShape) -> list[MeasuredEvent]:
-    if _ACPI_EVENT_DATA not in firmware.dxe.data:
+def _machine_events(firmware: Firmware, shape: MachineShape) -> list[MeasuredEvent]:
+    """What firmware reads from the machine and measures: ACPI, then option ROMs, then SMBIOS."""
+    acpi = _ACPI_EVENT_DATA in firmware.dxe.data
+    smbios = measures_smbios(firmware)
+    roms = any(nic.rom for nic in shape.nics)
+    if not (acpi or smbios or roms):
         return []
     from measurements.acpi_tables import acpi_events, read_acpi
     from measurements.idle_machine import idle_machine
+    from measurements.option_roms import option_rom_events
     from measurements.qemu import QemuProgram
 
+    events: list[MeasuredEvent] = []
     with idle_machine(shape, QemuProgram.installed()) as machine:
-        return acpi_events(read_acpi(machine, shape), qemu_version=machine.qemu_version)
+        if acpi:
+            events += acpi_events(read_acpi(machine, shape), qemu_version=machine.qemu_version)
+        if roms:
+            events += option_rom_events(machine, shape)
+        if smbios:
+            events.append(smbios_event(firmware, machine))
+    return events
+
+
+def _check_roms(inputs: FirmwareInputs, shape: MachineShape) -> None:
+    policy = secure_boot_policy(inputs.variables, supported=inputs.firmware.secure_boot_supported)
+    if policy.enforced and any(nic.rom for nic in shape.nics):
+        raise ShapeError(
+            "a boot ROM under Secure Boot must be signed, and its measurement is not predicted",
+            subject="nic.rom",
+            advice="use a network card without boot ROM (rom = false)",
+        )
