@@ -260,6 +260,15 @@ class Machine:
         """Presses the power button; the guest decides what follows."""
         self._monitor().execute("system_powerdown")
 
+    def stop(self) -> None:
+        """Halts the machine's processors."""
+        self._monitor().execute("stop")
+
+    def read_memory(self, address: int, size: int, scratch: Path) -> bytes:
+        """Physical memory of the guest, by way of the file ``scratch``."""
+        self._monitor().execute("pmemsave", {"val": address, "size": size, "filename": str(scratch)})
+        return scratch.read_bytes()
+
     def quit(self) -> None:
         """Ends QEMU at once, as if power were cut."""
         with contextlib.suppress(MonitorError):
