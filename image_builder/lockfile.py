@@ -181,7 +181,9 @@ def parse_lock(data: bytes, *, name: str = LOCK_NAME) -> Lock:
         if document:
             raise ValueError(f"unknown key {min(document)}")
     except ValueError as error:  # also not UTF-8, not TOML
-        raise LockError(f"not a lock: {error}", subject=name, advice="run `keyturn lock` again") from None
+        raise LockError(
+            f"not a lock: {error}", subject=name, advice="remove the file and run `keyturn lock`"
+        ) from None
     return lock
 
 
