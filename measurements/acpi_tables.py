@@ -2,7 +2,8 @@
 
 QEMU builds them when firmware asks for them, from what firmware has programmed until then. So a halted
 machine is programmed as OVMF does: power management block at 0x600, PCI configuration window at 0xE0000000,
-and the first 64-bit PCI window where OVMF places it. Nothing else that OVMF programs shows in the tables.
+and the first 64-bit PCI window where OVMF places it; with SMM the SMI features are agreed on. Nothing else
+that OVMF programs shows in the tables.
 
 The loader script (QEMU's hw/acpi/bios-linker-loader.c, little endian) is a list of commands of 128 bytes;
 command 1 (u32) allocates: 56 bytes file name, u32 alignment, u8 zone. OVMF measures the script, then every
@@ -26,6 +27,14 @@ from measurements.shape import MachineShape
 
 LOADER = "etc/table-loader"
 RESERVATIONS = "etc/e820"
+SMI_OFFERED, SMI_REQUESTED, SMI_AGREED = (
+    "etc/smi/supported-features",
+    "etc/smi/requested-features",
+    "etc/smi/features-ok",
+)
+
+_SMI_FEATURES = 0b111
+"""Broadcast SMI, SMI on hot plug and on hot unplug of processors: what OVMF asks for."""
 
 _COMMAND_SIZE = 128
 _ALLOCATE = 1
@@ -46,6 +55,8 @@ class AcpiFiles:
 
 def read_acpi(machine: IdleMachine, shape: MachineShape) -> AcpiFiles:
     """The files that QEMU would offer to OVMF on this machine."""
+    if shape.smm:
+        _agree_on_smi(machine.config)
     _program_like_firmware(machine.bus, shape, window=pci_window(machine.config, shape))
     loader = machine.config.read(LOADER)
     return AcpiFiles(
@@ -92,6 +103,13 @@ def pci_window(config: FirmwareConfig, shape: MachineShape) -> int:
     while any(base < start + size and start < end for base, end in reserved):
         start -= size
     return start
+
+
+def _agree_on_smi(config: FirmwareConfig) -> None:
+    # What is agreed changes the hot plug code in the tables.
+    offered = int.from_bytes(config.read(SMI_OFFERED), "little")
+    config.write(SMI_REQUESTED, (offered & _SMI_FEATURES).to_bytes(8, "little"))
+    config.read(SMI_AGREED)
 
 
 def _program_like_firmware(bus: Qtest, shape: MachineShape, *, window: int) -> None:
