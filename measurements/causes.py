@@ -13,7 +13,8 @@ from enum import StrEnum
 
 from measurements.alignment import Difference, DifferenceKind
 from measurements.event_data import decode_event
-from measurements.events import EventType
+from measurements.eventlog import LogEvent
+from measurements.events import EventType, MeasuredEvent
 
 
 class Input(StrEnum):
@@ -97,6 +98,8 @@ _SECTION_INPUTS = {
     ".sbat": Input.STUB,
 }
 _EARLY_VOLUME = "PEI volume"
+_CARD = re.compile(r"MAC\(|\(MAC:")
+_DISK = re.compile(r"Pci\(|UEFI Misc Device")
 _SECTION = re.compile(r"section (\.[a-z0-9]+) of")
 _GUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -124,22 +127,40 @@ class _Context:
         self.sections = [name for d in differences if d.pcr == 11 and (name := _section_name(d))]
         self.add_on = any(_is_add_on(d) for d in differences)
         self.parameters = any(d.pcr == 12 for d in differences)
-        self.mac = any("MAC(" in detail for detail in self._entry_paths())
-        self.new_disk = any("Pci(" in detail and "MAC(" not in detail for detail in self._entry_paths())
+        entries = self._entries()
+        self.mac = any(_CARD.search(text) for text in entries)
+        self.new_disk = any(_DISK.search(text) and not _CARD.search(text) for text in entries)
+        self.same_entries = not entries
         self.keys = any(
             d.pcr == 7 and d.event_type == EventType.EV_EFI_VARIABLE_DRIVER_CONFIG for d in differences
         )
 
-    def _entry_paths(self) -> list[str]:
-        """Device paths of boot entries that are new or other than predicted, and what was expected there."""
-        found: list[str] = []
-        for difference in self._differences:
-            if difference.pcr != 1 or difference.event_type != EventType.EV_EFI_VARIABLE_BOOT:
-                continue
-            found.append(difference.facts.details.get("device path", ""))
-            if difference.expected is not None:
-                found.append(difference.expected.description)
-        return found
+    def _entries(self) -> list[str]:
+        """Device paths of boot entries that are new, and descriptions of those that are gone; an entry in
+        another place is neither.
+        """
+        changes = [
+            difference
+            for difference in self._differences
+            if difference.pcr == 1
+            and difference.event_type == EventType.EV_EFI_VARIABLE_BOOT
+            and not _is_boot_order(difference)
+        ]
+        gone = {_digest_of(d.expected): d.expected.description for d in changes if d.expected is not None}
+        new = {
+            _digest_of(d.booted): d.facts.details.get("device path", "")
+            for d in changes
+            if d.booted is not None
+        }
+        return [text for digest, text in gone.items() if digest not in new] + [
+            text for digest, text in new.items() if digest not in gone
+        ]
+
+
+def _digest_of(event: MeasuredEvent | LogEvent) -> bytes:
+    """A digest by which a predicted and a logged event can be compared."""
+    digests = {len(digest): digest for digest in event.digests.values()}
+    return digests[max(digests)]
 
 
 def _cause(difference: Difference, context: _Context) -> Cause:
@@ -171,16 +192,20 @@ def _machine(difference: Difference, context: _Context) -> Cause:
 
 def _boot_variable(difference: Difference, context: _Context) -> Cause:
     details = difference.facts.details
-    if context.mac:
-        return cause(Input.NIC, details.get("device path", ""))
-    if "BootOrder" in difference.facts.title or _expects(difference, "BootOrder"):
-        if context.new_disk:
-            return cause(Input.DISK)
-        return cause(Input.BOOT_ORDER, f"the machine's order is {details.get('order', 'missing')}")
     path = details.get("device path", "")
-    if "Pci(" in path or (difference.expected is not None and "Pci(" in difference.expected.description):
+    if context.mac:
+        return cause(Input.NIC, path)
+    if context.new_disk:
         return cause(Input.DISK, path)
+    if _is_boot_order(difference):
+        return cause(Input.BOOT_ORDER, f"the machine's order is {details.get('order', 'missing')}")
+    if context.same_entries:
+        return cause(Input.BOOT_ORDER, "the entry is there, in another place")
     return cause(Input.BOOT_ENTRY, details.get("description", ""))
+
+
+def _is_boot_order(difference: Difference) -> bool:
+    return difference.facts.title == "variable BootOrder" or _expects(difference, "BootOrder")
 
 
 def _option_rom(difference: Difference, context: _Context) -> Cause:
