@@ -25,7 +25,7 @@ def show(
     json: JsonOption = False,
 ) -> None:
     """Say what a firmware file is, and which of its measurements are computed."""
-    from measurements.machine_events import measures_acpi
+    from measurements.acpi_tables import measures_acpi
     from measurements.ovmf import read_firmware, version_text
     from measurements.pcr0 import needs_dry_boot
     from measurements.shape import MachineShape

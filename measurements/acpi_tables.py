@@ -21,6 +21,7 @@ from measurements.errors import FormatError
 from measurements.events import EventType, MeasuredEvent, event_over
 from measurements.fw_cfg import FirmwareConfig
 from measurements.idle_machine import IdleMachine
+from measurements.ovmf import Firmware
 from measurements.platform_info import address_space
 from measurements.qtest import Qtest
 from measurements.shape import MachineShape
@@ -36,6 +37,7 @@ SMI_OFFERED, SMI_REQUESTED, SMI_AGREED = (
 _SMI_FEATURES = 0b111
 """Broadcast SMI, SMI on hot plug and on hot unplug of processors: what OVMF asks for."""
 
+_EVENT_DATA = b"ACPI DATA"
 _COMMAND_SIZE = 128
 _ALLOCATE = 1
 _E820 = struct.Struct("<QQI")
@@ -51,6 +53,11 @@ class AcpiFiles:
 
     loader: bytes
     files: tuple[tuple[str, bytes], ...]
+
+
+def measures_acpi(firmware: Firmware) -> bool:
+    """Whether this build measures ACPI tables."""
+    return _EVENT_DATA in firmware.dxe.data
 
 
 def read_acpi(machine: IdleMachine, shape: MachineShape) -> AcpiFiles:

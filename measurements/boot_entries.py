@@ -23,7 +23,7 @@ from measurements.efi_variable import GLOBAL_VARIABLE
 from measurements.events import EventType, MeasuredEvent, event_over
 from measurements.firmware_volume import FirmwareError
 from measurements.ovmf import DXE_VOLUME, Firmware
-from measurements.shape import BootOrder, MachineShape, Nic, NicModel
+from measurements.shape import BootOrder, MachineShape, Nic, NicModel, ShapeError
 from measurements.varstore import VariableStore
 
 ACTIVE, HIDDEN, APPLICATION = 0x001, 0x008, 0x100
@@ -74,7 +74,16 @@ def boot_events(firmware: Firmware, shape: MachineShape, variables: VariableStor
 
 
 def boot_entries(firmware: Firmware, shape: MachineShape) -> list[BootEntry]:
-    """The entries in the order in which they are made: an entry's place is its number."""
+    """The entries in the order in which they are made: an entry's place is its number.
+
+    Raises ``ShapeError`` for a shape whose entries are not known.
+    """
+    if any(nic.rom for nic in shape.nics) and shape.boot_order is BootOrder.FIRMWARE:
+        raise ShapeError(
+            "a card's boot ROM brings its own boot entries, which are not predicted",
+            subject="nic.rom",
+            advice='use rom = false, or boot-order = "disk"',
+        )
     menu = MENU_FILE in firmware.dxe_files
     hidden = APPLICATION if menu else 0
     entries = list(_manager_entries(firmware, menu=menu))
@@ -116,7 +125,7 @@ def _disk_entries(shape: MachineShape) -> Iterator[BootEntry]:
 
 
 def _nic_entries(firmware: Firmware, nic: Nic) -> Iterator[BootEntry]:
-    if nic.model is not NicModel.VIRTIO_NET and not nic.rom:
+    if nic.model is not NicModel.VIRTIO_NET:
         return
     address = nic.mac.replace(":", "").upper()
     mac = b"\x03\x0b\x25\x00" + bytes.fromhex(address).ljust(32, b"\0") + b"\x01"
