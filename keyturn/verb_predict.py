@@ -73,6 +73,10 @@ def predict(
         Path | None,
         typer.Option("--firmware-vars", help="OVMF's variables, as the machine starts with them."),
     ] = None,
+    firmware_profile: Annotated[
+        Path | None,
+        typer.Option("--firmware-profile", help="A dry boot's profile, where PCR 0 cannot be computed."),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", help="Where the reference values go; by default into the image folder."),
@@ -91,7 +95,9 @@ def predict(
     files = find_firmware(firmware_code, firmware_vars)
     with ThreadPoolExecutor(max_workers=1) as pool:
         # Unpacking the firmware and hashing the image take about the same time.
-        firmware = pool.submit(FirmwareInputs.read, code=files.code, variables=files.variables)
+        firmware = pool.submit(
+            FirmwareInputs.read, code=files.code, variables=files.variables, profile=firmware_profile
+        )
         measured = measure_image(read_measured_image(image))
     prediction = predict_measured(measured, firmware.result(), wanted)
     document = reference_document(prediction, shape=wanted.as_json())

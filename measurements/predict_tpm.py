@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from measurements.acpi_tables import acpi_events, measures_acpi, read_acpi
 from measurements.boot_entries import boot_events
 from measurements.boot_sequence import (
     ImageEvents,
@@ -18,31 +20,39 @@ from measurements.boot_sequence import (
     measure_image,
 )
 from measurements.events import MeasuredEvent
+from measurements.idle_machine import idle_machine
+from measurements.option_roms import option_rom_events
 from measurements.ovmf import Firmware, read_firmware
-from measurements.pcr0 import code_events
+from measurements.pcr0 import Patch, code_events, needs_dry_boot
+from measurements.qemu import QemuProgram
 from measurements.secure_boot import secure_boot_policy
 from measurements.shape import MachineShape, ShapeError
 from measurements.smbios import measures_smbios, smbios_event
 from measurements.varstore import VariableStore, parse_variable_store
 
-_ACPI_EVENT_DATA = b"ACPI DATA"
+if TYPE_CHECKING:
+    from measurements.firmware_profile import FirmwareProfile
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FirmwareInputs:
-    """A firmware with the variables that a machine starts with."""
+    """A firmware with the variables that a machine starts with; ``profile`` is used only where PCR 0 cannot
+    be computed.
+    """
 
     firmware: Firmware
     variables: VariableStore
     variables_name: str
+    profile: FirmwareProfile | None = None
 
     @classmethod
-    def read(cls, *, code: Path, variables: Path) -> FirmwareInputs:
-        """Read both flash files; raises ``FirmwareError`` or ``FormatError`` if they are not OVMF's."""
+    def read(cls, *, code: Path, variables: Path, profile: Path | None = None) -> FirmwareInputs:
+        """Read the files; raises ``FirmwareError`` or ``FormatError`` if they are not OVMF's."""
         return cls(
             firmware=read_firmware(code),
             variables=parse_variable_store(variables.read_bytes(), subject=str(variables)),
             variables_name=variables.name,
+            profile=None if profile is None else _read_profile(profile),
         )
 
 
@@ -63,7 +73,7 @@ def platform_events(inputs: FirmwareInputs, shape: MachineShape) -> PlatformEven
     """The events before a boot option is tried."""
     _check_roms(inputs, shape)
     return PlatformEvents(
-        code=code_events(inputs.firmware, shape),
+        code=code_events(inputs.firmware, shape, recorded=_recorded(inputs, shape)),
         configuration=[
             *_machine_events(inputs.firmware, shape),
             *boot_events(inputs.firmware, shape, inputs.variables),
@@ -74,25 +84,29 @@ def platform_events(inputs: FirmwareInputs, shape: MachineShape) -> PlatformEven
     )
 
 
+def _recorded(inputs: FirmwareInputs, shape: MachineShape) -> tuple[Patch, ...] | None:
+    """What a dry boot recorded, if this firmware needs one on this machine and one is given."""
+    if inputs.profile is None or not needs_dry_boot(inputs.firmware, shape):
+        return None
+    return inputs.profile.patches_for(inputs.firmware, shape)
+
+
+def _read_profile(path: Path) -> FirmwareProfile:
+    from measurements.firmware_profile import read_profile
+
+    return read_profile(path)
+
+
 def _machine_events(firmware: Firmware, shape: MachineShape) -> list[MeasuredEvent]:
     """What firmware reads from the machine and measures: ACPI, then option ROMs, then SMBIOS."""
-    acpi = _ACPI_EVENT_DATA in firmware.dxe.data
-    smbios = measures_smbios(firmware)
-    roms = any(nic.rom for nic in shape.nics)
-    if not (acpi or smbios or roms):
+    if not (measures_acpi(firmware) or measures_smbios(firmware) or any(nic.rom for nic in shape.nics)):
         return []
-    from measurements.acpi_tables import acpi_events, read_acpi
-    from measurements.idle_machine import idle_machine
-    from measurements.option_roms import option_rom_events
-    from measurements.qemu import QemuProgram
-
     events: list[MeasuredEvent] = []
     with idle_machine(shape, QemuProgram.installed()) as machine:
-        if acpi:
+        if measures_acpi(firmware):
             events += acpi_events(read_acpi(machine, shape), qemu_version=machine.qemu_version)
-        if roms:
-            events += option_rom_events(machine, shape)
-        if smbios:
+        events += option_rom_events(machine, shape)
+        if measures_smbios(firmware):
             events.append(smbios_event(firmware, machine))
     return events
 

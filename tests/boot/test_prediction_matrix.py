@@ -19,6 +19,8 @@ from measurements.boot_report import BootReport, find_report
 from measurements.boot_sequence import UNLOGGED_PCRS, ImageInputs, Prediction
 from measurements.eventlog import parse_event_log
 from measurements.events import Bank
+from measurements.firmware_profile import record_profile
+from measurements.pcr0 import needs_dry_boot
 from measurements.predict_tpm import FirmwareInputs, predict_tpm
 from measurements.qemu import Machine, MachineSpec
 from measurements.qemu_args import DiskFile, FirmwareFiles
@@ -98,6 +100,8 @@ class Setup:
 
     def prediction(self) -> Prediction:
         firmware = FirmwareInputs.read(code=self.firmware.code, variables=self.firmware.variables)
+        if needs_dry_boot(firmware.firmware, self.shape):
+            firmware = replace(firmware, profile=record_profile(self.firmware, self.shape))
         return predict_tpm(self.inputs, firmware, self.shape)
 
     def boot(self, folder: Path) -> BootReport:
