@@ -36,7 +36,7 @@ _TABLE: Final = (
 
 
 class RootFilesError(KeyturnError):
-    """The root lacks something that the boot chain needs, or holds something in its way."""
+    """The root lacks something that the boot chain needs."""
 
     code = "root-files"
 
@@ -44,8 +44,7 @@ class RootFilesError(KeyturnError):
 def root_nodes(recipe: Recipe, *, tree: Tree) -> Tree:
     """The nodes to add to (and replace in) the merged ``tree`` of packages, wheels, local and agent files.
 
-    Raises ``RootFilesError`` when there is not exactly one interpreter for the agent, or when a package or
-    local file has content where a file system is mounted over it (it would be invisible at run time).
+    Raises ``RootFilesError`` when there is not exactly one interpreter for the agent.
     """
     facts = ImageFacts(name=recipe.image.name, version=recipe.image.version, dev=recipe.image.dev)
     extra = {entry.path.lstrip("/"): entry.mode for entry in recipe.tmpfs}

@@ -58,6 +58,9 @@ done
 DM_DISABLE_UDEV=1 /usr/sbin/dmsetup create root --readonly "$constants/verity" ||
     refuse 'the verified root cannot be opened'
 
+# The default (8 MiB here) makes the kernel allocate and clear far more memory than a program's start needs.
+echo 128 >/sys/block/dm-0/queue/read_ahead_kb
+
 read -r options <"$constants/mount-options"
 "$busybox" mount -t erofs -o "$options" /dev/mapper/root /root ||
     refuse 'the verified root cannot be mounted'
