@@ -7,6 +7,7 @@ the second run needs only the indexes.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from tests.support.tools import require_tool
 
 OVMF = Path("/usr/share/OVMF")
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-_NO_ARCHIVE = "(mirror)"
+_OFFLINE = ("(mirror)", "(transport)")
 
 
 def keyturn(*arguments: str | Path, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -47,7 +48,8 @@ def build_image(folder: Path, *, changes: Mapping[str, str] | None = None) -> Im
     recipe.write_text(text)
     for verb in ("lock", "fetch"):
         done = keyturn(verb, folder=folder)
-        if done.returncode and _NO_ARCHIVE in done.stderr:
+        offline = done.returncode and any(code in done.stderr for code in _OFFLINE)
+        if offline and not os.environ.get("CI"):
             pytest.skip(f"no package archive: {done.stderr.strip()}")
         _succeed(done)
     _succeed(keyturn("build", "--jobs", "2", folder=folder))
