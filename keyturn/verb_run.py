@@ -192,12 +192,12 @@ def _disk_files(image: Image, shape: MachineShape, attached: Sequence[Path]) -> 
 
 @contextlib.contextmanager
 def _signals_interrupt() -> Iterator[None]:
-    """Make SIGTERM and SIGHUP do what SIGINT does, so that every way to stop the command cleans up."""
+    """Every way to stop the command cleans up, also where a background shell has it ignore SIGINT."""
 
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt
 
-    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:

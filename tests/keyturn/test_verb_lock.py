@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -217,6 +218,8 @@ def test_an_interrupted_fetch_is_finished_by_the_next(shell: Shell) -> None:
             cwd=shell.folder,
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
             stderr=subprocess.PIPE,
+            # A suite that runs in the background of a shell has SIGINT ignored, and children inherit that.
+            preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and not (part.exists() and part.stat().st_size >= 1 << 18):
