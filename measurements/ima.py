@@ -3,8 +3,7 @@
 Rules (Linux ``security/integrity/ima``; confirmed by boots of 6.1, 6.12 and 7.3): IMA extends PCR 10 only if
 its TPM driver is built into the kernel, since it looks for the TPM before any module can be loaded. The first
 entry is ``boot_aggregate``: the SHA-256 over PCR 0 to 9 of the SHA-256 bank at that time. With Secure Boot on
-and the kernel's architecture policy built in, every kernel module file that is loaded follows, once per
-content.
+and the kernel's architecture policy built in, every kernel module file that is loaded follows, each once.
 
 An entry's template data is, for each field, ``u32 length | bytes`` (little endian): ``d-ng`` (``sha256:``,
 NUL, digest), ``n-ng`` (name with NUL) and, in template ``ima-sig``, ``sig`` (empty). Each bank is extended
@@ -17,10 +16,10 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from measurements.errors import FormatError
-from measurements.events import Bank, EventType, MeasuredEvent, replay
+from measurements.events import Bank, EventType, MeasuredEvent, Provenance, replay
 
 PCR = 10
 _TEMPLATES = {"ima-ng": 0, "ima-sig": 1}
@@ -68,12 +67,15 @@ def ima_events(
     if config.get("CONFIG_IMA", "n") != "y" or config.get(tpm_driver, "n") != "y":
         return []
     _check_defaults(config, command_line)
-    registers = replay((event for event in earlier if event.pcr < 10), pcrs=range(10))[Bank.SHA256]
-    aggregate = hashlib.sha256(b"".join(registers[pcr] for pcr in range(10))).digest()
-    entries = [("boot_aggregate", aggregate, "PCR 0 to 9")]
+    covered = [event for event in earlier if event.pcr < PCR]
+    dry = any(event.provenance is Provenance.DRY_BOOT for event in covered)
+    registers = replay(covered, pcrs=range(PCR))[Bank.SHA256]
+    aggregate = hashlib.sha256(b"".join(registers[pcr] for pcr in range(PCR))).digest()
+    first = _event(config, "boot_aggregate", aggregate, "PCR 0 to 9")
+    events = [replace(first, provenance=Provenance.DRY_BOOT) if dry else first]
     if secure_boot and config.get("CONFIG_IMA_ARCH_POLICY", "n") == "y":
-        entries += _module_entries(load_modules())
-    return [_event(config, name, digest, origin) for name, digest, origin in entries]
+        events += [_event(config, *entry) for entry in _module_entries(load_modules())]
+    return events
 
 
 def _module_entries(modules: Sequence[LoadedModule]) -> list[tuple[str, bytes, str]]:

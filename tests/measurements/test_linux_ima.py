@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from dataclasses import replace
 
 import pytest
 
 from measurements.errors import FormatError
-from measurements.events import Bank, EventType, MeasuredEvent, event_over
+from measurements.events import Bank, EventType, MeasuredEvent, Provenance, event_over
 from measurements.ima import KERNEL_OPTIONS, LoadedModule, ima_events
 from tests.support.vectors import vector
 
@@ -87,6 +88,19 @@ def test_a_bank_without_a_built_in_hash_takes_the_padded_sha1() -> None:
     (event,) = predict(CONFIG_CRYPTO_SHA512="m")
     assert event.digests[Bank.SHA384][20:] == bytes(28)
     assert event.digests[Bank.SHA256][20:] != bytes(12)
+
+
+def test_the_aggregate_of_a_dry_boot_is_marked_as_one() -> None:
+    recorded = [replace(event, provenance=Provenance.DRY_BOOT) for event in earlier()]
+    events = ima_events(
+        CONFIG,
+        earlier=recorded,
+        tpm_driver="CONFIG_TCG_CRB",
+        secure_boot=True,
+        command_line="",
+        load_modules=lambda: [LoadedModule(path="/modules/a.ko", data=b"a")],
+    )
+    assert [event.provenance for event in events] == [Provenance.DRY_BOOT, Provenance.COMPUTED]
 
 
 def test_without_ima_or_with_a_driver_module_nothing_is_measured() -> None:
