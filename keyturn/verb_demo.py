@@ -15,26 +15,8 @@ from typing import Annotated, Any
 import typer
 
 from keyturn.output import JsonOption, Output, escape
+from keyturn.register_names import COVERS
 from measurements.errors import ExitStatus, KeyturnError, RefusedError
-
-COVERS = {
-    0: "firmware version and code volumes",
-    1: "machine: ACPI where measured, boot order, boot entries",
-    2: "option ROMs",
-    3: "option ROM configuration",
-    4: "boot manager, UKI, inner kernel",
-    5: "partition table, end of boot services",
-    6: "host platform (separator)",
-    7: "Secure Boot state, keys, authorities",
-    8: "unused by this boot chain",
-    9: "kernel command line, initrd",
-    10: "IMA: boot aggregate, loaded modules",
-    11: "every section of the UKI",
-    12: "add-ons, credentials from outside (none)",
-    13: "system extensions (none)",
-    14: "keyturn's own events (dev images mark it)",
-}
-"""What each register covers, in the words of the prediction's origins."""
 
 SHOWN_DIGITS = 16
 

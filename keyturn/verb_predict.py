@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from keyturn.output import JsonOption, Output, escape
+from keyturn.register_names import COVERS
 from keyturn.shape_options import (
     CpusOption,
     DiskOption,
@@ -28,23 +29,6 @@ if TYPE_CHECKING:
     from measurements.events import Bank, MeasuredEvent
 
 REFERENCE_FOLDER = "reference"
-COVERS = {
-    0: "firmware code",
-    1: "machine: ACPI tables, boot order and entries",
-    2: "option ROMs",
-    3: "nothing but the separator",
-    4: "boot manager, UKI, kernel in it",
-    5: "partition table, end of boot services",
-    6: "nothing but the separator",
-    7: "Secure Boot: mode, keys, who signed the UKI",
-    8: "nothing",
-    9: "kernel command line, final initrd",
-    10: "IMA: PCR 0 to 9 once more, kernel modules",
-    11: "sections of the UKI",
-    12: "nothing: no add-ons or credentials on the ESP",
-    13: "nothing: no extensions on the ESP",
-    14: "runtime events of the guest",
-}
 
 
 class Platform(StrEnum):
