@@ -29,6 +29,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 QUIET_SECONDS = 1.0
 """Work shorter than this shows no progress bar."""
 
+PIPED_WIDTH = 1000
+"""Wide enough that no cell is broken where there is no terminal."""
+
 
 class Output:
     """Output of one command."""
@@ -135,5 +138,5 @@ def _console(*, stderr: bool) -> Console:
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else 200
+    width = None if stream.isatty() else PIPED_WIDTH
     return Console(file=stream, width=width, soft_wrap=True, emoji=False)
