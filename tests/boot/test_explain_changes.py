@@ -29,7 +29,7 @@ from tests.support.tools import require_tool
 pytestmark = pytest.mark.boot
 
 BASE = MachineShape(memory_mib=1024, boot_order=BootOrder.FIRMWARE)
-USER = '[[user]]\nname = "guest"\nuid = 1000\ngid = 1000\nhome = "/"\n\n[boot]'
+USER = '[[user]]\nname = "guest"\nuid = 1000\ngid = 1000\nhome = "/var/guest"\n\n[boot]'
 
 DiskChange = Callable[[Path, Path], None]
 

@@ -33,6 +33,7 @@ from tests.support.signed_image import signed_copy
 pytestmark = pytest.mark.boot
 
 COMMAND_LINE = 'command-line = []               # additions, each "key" or "key=value"'
+STUB = 'stub-package = "systemd-boot-efi"'
 LAST_MODULE = '    "evdev",'
 SPARE_DISK = 16 << 20
 BASE = MachineShape(memory_mib=1024)
@@ -72,6 +73,7 @@ COMBINATIONS = {
         image="command-line", changes={COMMAND_LINE: 'command-line = ["mitigations=off"]'}
     ),
     "debian12-dev": Combination(image="dev", changes={"dev = false ": "dev = true "}),
+    "debian12-stub-252": Combination(image="stub-252", changes={STUB: f'{STUB}\nsuite = "bookworm"'}),
     "debian13": Combination(firmware=trixie),
     "debian13-tis-2GiB": Combination(
         firmware=trixie, shape=replace(BASE, memory_mib=2048, tpm=TpmInterface.TIS)
