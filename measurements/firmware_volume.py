@@ -161,16 +161,20 @@ def unpack_lzma(section: Section) -> bytes | None:
         return None
     # The offset counts from the section's header, which is 4 bytes or, for large sections, 8.
     stream = section.payload[offset - (8 if len(section.payload) + 4 >= 0xFFFFFF else 4) :]
-    if int.from_bytes(stream[5:13], "little") > MAX_UNPACKED:
+    size = int.from_bytes(stream[5:13], "little")
+    if size > MAX_UNPACKED:
         _refuse("a compressed section claims an impossible size")
     try:
-        return lzma.LZMADecompressor(format=lzma.FORMAT_ALONE).decompress(stream, MAX_UNPACKED)
+        content = lzma.LZMADecompressor(format=lzma.FORMAT_ALONE).decompress(stream, size + 1)
     except lzma.LZMAError as problem:
         raise FirmwareError(
             f"a compressed section is damaged ({problem})",
             subject="firmware",
             advice="reinstall the firmware",
         ) from problem
+    if len(content) != size:
+        _refuse("a compressed section is not of the size that it claims")
+    return content
 
 
 def _sections_if_any(data: bytes, start: int, end: int, kind: int) -> Iterator[Section]:
