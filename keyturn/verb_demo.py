@@ -118,7 +118,14 @@ def lock_and_fetch(runner: Runner) -> None:
     """A recipe, its lock, and every input in the store; an old lock whose files are gone is made afresh."""
     if not (runner.folder / "keyturn.toml").exists():
         runner.run("init", says="writes a recipe that builds as it is")
-    runner.run("lock", says="names every input byte by SHA-256, from a signature-checked index")
+    says = "names every input byte by SHA-256, from a signature-checked index"
+    _, failure = runner.attempt("lock", says=says)
+    if failure is not None:
+        old = runner.folder / "keyturn.lock"
+        if old.exists():
+            old.replace(old.with_name("keyturn.lock.old"))
+            runner.out.line(f"  [yellow]{escape(failure)}[/yellow]; put aside as keyturn.lock.old")
+        runner.run("lock", says=says)
     _, failure = runner.attempt("fetch", says="fills the store; every file is checked by hash")
     if failure is None:
         return
