@@ -46,14 +46,18 @@ def type_name(event_type: int) -> str:
 
 
 def decode_event(event_type: int, data: bytes) -> EventFacts:
-    """Facts about one event's data; never raises."""
+    """Facts about one event's data, in printable characters only; never raises."""
     reader = _READERS.get(event_type)
     if reader is None:
         return _unknown(data)
     try:
-        return reader(data)
+        facts = reader(data)
     except (FormatError, struct.error, ValueError, IndexError):
         return _unknown(data)
+    return EventFacts(
+        title=_printable(facts.title),
+        details={_printable(name): _printable(text) for name, text in facts.details.items()},
+    )
 
 
 def device_path_text(path: bytes) -> str:
@@ -132,24 +136,24 @@ def _blob(data: bytes) -> EventFacts:
 
 
 def _action(data: bytes) -> EventFacts:
-    return EventFacts(title=_printable(data.decode("ascii")))
+    return EventFacts(title=data.decode("ascii"))
 
 
 def _version(data: bytes) -> EventFacts:
     text = data.decode("utf-16-le").rstrip("\0")
-    return EventFacts(title="firmware version", details={"version": _printable(text) or "empty"})
+    return EventFacts(title="firmware version", details={"version": text or "empty"})
 
 
 def _tagged(data: bytes) -> EventFacts:
     tag, size = struct.unpack_from("<II", data)
     text = data[8 : 8 + size]
     decoded = text.decode("utf-16-le") if text[1:2] == b"\0" else text.decode("ascii")
-    return EventFacts(title=_printable(decoded.rstrip("\0")), details={"tag": f"{tag:#010x}"})
+    return EventFacts(title=decoded.rstrip("\0"), details={"tag": f"{tag:#010x}"})
 
 
 def _ipl(data: bytes) -> EventFacts:
     text = data.decode("utf-16-le") if data[1:2] == b"\0" else data.decode("ascii")
-    return EventFacts(title=_printable(text.rstrip("\0")))
+    return EventFacts(title=text.rstrip("\0"))
 
 
 def _separator(data: bytes) -> EventFacts:
@@ -162,7 +166,7 @@ def _unknown(data: bytes) -> EventFacts:
 
 
 def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "\ufffd" for c in text)[:200]
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)[:400]
 
 
 def _node_text(kind: int, subtype: int, body: bytes) -> str:
@@ -187,7 +191,7 @@ def _hard_drive(body: bytes) -> str:
 
 
 def _file_path(body: bytes) -> str:
-    return _printable(body.decode("utf-16-le").rstrip("\0"))
+    return body.decode("utf-16-le").rstrip("\0")
 
 
 def _mac(body: bytes) -> str:
