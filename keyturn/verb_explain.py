@@ -31,6 +31,13 @@ _BootedImageOption = Annotated[
     typer.Option("--booted-image", help="Folder of the image that was booted, to compare initrds."),
 ]
 
+_NeighboursOption = Annotated[
+    bool,
+    typer.Option("--neighbours", help="Also try machines that differ in one choice; takes some seconds."),
+]
+_CodeOption = Annotated[Path | None, typer.Option("--firmware-code", help="OVMF's code file, to try with.")]
+_VarsOption = Annotated[Path | None, typer.Option("--firmware-vars", help="OVMF's variables, to try with.")]
+
 
 def register(app: typer.Typer) -> None:
     """Add ``explain``."""
@@ -43,6 +50,9 @@ def explain_command(
     quote: _QuoteOption = None,
     image: _ImageOption = None,
     booted_image: _BootedImageOption = None,
+    neighbours: _NeighboursOption = False,
+    firmware_code: _CodeOption = None,
+    firmware_vars: _VarsOption = None,
     json: JsonOption = False,
 ) -> None:
     """Name the first difference between prediction and boot, its cause and the fix, then every other one."""
@@ -53,11 +63,16 @@ def explain_command(
     reference = read_reference(expected)
     booted = read_booted(log)
     explanation = explain(reference, booted, initrd_files=_initrd_files(image, booted_image))
+    near = _near_misses(reference, booted, firmware_code, firmware_vars) if neighbours else []
     quoted = None if quote is None else _quote_matches(quote, booted)
-    document = explanation_document(explanation)
+    document = {**explanation_document(explanation), "near_misses": near}
     if quoted is not None:
         document["quote_matches_log"] = quoted
-    _show(out, explanation, quoted, reference)
+    _show(out, explanation, quoted)
+    for words in near:
+        out.line(
+            f"[bold]near miss[/bold]: the firmware's registers are those of a machine where {escape(words)}"
+        )
     out.result(document)
     if not explanation.equal or quoted is False:
         raise typer.Exit(int(ExitStatus.REFUSED))
@@ -86,6 +101,20 @@ def read_booted(path: Path) -> Booted:
     )
 
 
+def _near_misses(
+    reference: Reference, booted: Booted, code: Path | None, variables: Path | None
+) -> list[str]:
+    """Choices of the host that would make the firmware's events those of the boot."""
+    from keyturn.verb_run import find_firmware
+    from measurements.neighbours import matching_neighbours
+    from measurements.predict_tpm import FirmwareInputs
+    from measurements.shape import shape_from_mapping
+
+    files = find_firmware(code, variables)
+    firmware = FirmwareInputs.read(code=files.code, variables=files.variables)
+    return matching_neighbours(booted.log, firmware, shape_from_mapping(reference.shape))
+
+
 def _quote_matches(path: Path, booted: Booted) -> bool:
     """Whether the quoted digest is that of the reported registers, or else of what the log yields."""
     from measurements.alignment import ALGORITHMS
@@ -108,7 +137,7 @@ def _initrd_files(image: Path | None, booted_image: Path | None) -> tuple[str, .
     return differing_initrd_files(image, booted_image)
 
 
-def _show(out: Output, explanation: Explanation, quoted: bool | None, reference: Reference) -> None:
+def _show(out: Output, explanation: Explanation, quoted: bool | None) -> None:
     if explanation.equal:
         out.line(
             f"[green]equal[/green]: the {explanation.compared} predicted events were booted, in this order"

@@ -16,6 +16,7 @@ from measurements.efi_variable import GLOBAL_VARIABLE, EfiVariable
 from measurements.eventlog import parse_event_log
 from measurements.events import EventType
 from measurements.explain import Booted, Explanation, explain
+from measurements.neighbours import matching_neighbours
 from measurements.predict_tpm import FirmwareInputs, predict_tpm
 from measurements.reference import Reference, parse_reference, reference_document
 from measurements.shape import BootOrder, CpuVendor, Disk, MachineShape, Nic
@@ -81,6 +82,21 @@ def test_memory_that_this_firmware_does_not_measure_is_a_hint(firmware: Firmware
     assert explanation.equal
     (hint,) = explanation.hints
     assert "below 2048 MiB" in hint
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        (replace(BASE, cpus=4), ["there are 4 CPUs"]),
+        (replace(BASE, nics=(Nic(),)), ["there is a further network card"]),
+        (replace(BASE, disks=(Disk(), Disk(slot=4))), ["there is a further disk"]),
+        (replace(BASE, cpus=3), []),
+    ],
+)
+def test_near_misses_name_the_one_choice(
+    firmware: FirmwareInputs, shape: MachineShape, words: list[str]
+) -> None:
+    assert matching_neighbours(booted(firmware, shape).log, firmware, BASE) == words
 
 
 @pytest.mark.parametrize(
