@@ -3,7 +3,7 @@
 A ROM (PCI Firmware 3.2, section 5.1; UEFI 2.10, section 14.4; little endian) is a chain of images. Each
 starts with 0x55 0xAA; a pointer at 0x18 leads to ``PCIR``, which has at 0x10 the image's length in units of
 512, at 0x14 the code type (3: EFI) and at 0x15 bit 7 for the last image. An EFI image has at 4 the
-signature 0x0EF1, at 12 the compression (0: none) and at 0x16 the offset of its PE program, which is
+signature 0x0EF1, at 12 the compression (0: none, 1: UEFI) and at 0x16 the offset of its PE program, which is
 measured by its Authenticode digest.
 """
 
@@ -17,11 +17,12 @@ from measurements.firmware_volume import FirmwareError
 from measurements.idle_machine import IdleMachine
 from measurements.pe import authenticode_digest
 from measurements.shape import MachineShape, Nic
+from measurements.uefi_decompress import decompress
 
 _ROM_BASE, _COMMAND, _MEMORY_DECODE = 0x30, 0x04, 0x2
 _FREE_ADDRESS = 0xC0000000
 _MAX_ROM = 4 << 20
-_EFI_CODE, _EFI_SIGNATURE = 3, 0x0EF1
+_EFI_CODE, _EFI_SIGNATURE, _UEFI_COMPRESSION = 3, 0x0EF1, 1
 
 
 def option_rom_events(machine: IdleMachine, shape: MachineShape) -> list[MeasuredEvent]:
@@ -41,7 +42,7 @@ def option_rom_events(machine: IdleMachine, shape: MachineShape) -> list[Measure
 
 
 def efi_programs(rom: bytes, *, subject: str) -> Iterator[bytes]:
-    """The EFI programs in a ROM; raises FirmwareError for a damaged or compressed one."""
+    """The EFI programs in a ROM; raises FirmwareError or FormatError for a damaged one."""
     position = 0
     while True:
         if rom[position : position + 2] != b"\x55\xaa" or position + 0x1C > len(rom):
@@ -63,9 +64,12 @@ def _efi_program(image: bytes, subject: str) -> bytes:
     signature, _, _, compression = struct.unpack_from("<IHHH", image, 4)
     if signature != _EFI_SIGNATURE:
         raise _bad(subject, "has an EFI image without its signature")
+    content = image[int.from_bytes(image[0x16:0x18], "little") :]
+    if compression == _UEFI_COMPRESSION:
+        return decompress(content, subject=subject)
     if compression:
-        raise _bad(subject, "has a compressed EFI image")
-    return image[int.from_bytes(image[0x16:0x18], "little") :]
+        raise _bad(subject, "has an EFI image of unknown compression")
+    return content
 
 
 def _read_rom(machine: IdleMachine, nic: Nic) -> bytes:

@@ -37,7 +37,7 @@ def test_programs_of_a_chain() -> None:
         (b"", "not a chain"),
         (b"\0" * 512, "not a chain"),
         (_image(0, b"", last=False), "not a chain"),
-        (_image(3, b"", last=True, compression=1), "compressed"),
+        (_image(3, b"", last=True, compression=2), "unknown compression"),
         (_image(3, b"", last=True, signature=0), "without its signature"),
         (_image(3, b"x" * 600, last=True)[:512], "impossible size"),
         (_image(3, b"", last=True).replace(b"PCIR", b"PCIX"), "without PCI data"),
