@@ -10,14 +10,13 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from image_builder.tree import Content, Kind, Tree, read_content
 from image_builder.tree_paths import resolve
 from measurements.errors import KeyturnError
 
-if TYPE_CHECKING:
-    from elftools.elf.dynamic import DynamicSegment
+_TEXT_TAGS = {"DT_NEEDED": "needed", "DT_RUNPATH": "runpath", "DT_RPATH": "rpath"}
+"""Tags that hold text, with the attribute under which pyelftools gives it."""
 
 DEFAULT_FOLDERS = (
     "usr/lib/x86_64-linux-gnu",
@@ -79,24 +78,21 @@ def read_dynamic(content: Content, *, subject: str) -> Dynamic:
     data = read_content(content)
     if not data.startswith(_ELF_MAGIC):
         raise ElfError("is not an ELF file", subject=f"/{subject}", advice="name a program of the image")
-    interpreter, needed, run_path = "", [], []
+    interpreter = ""
+    values: dict[str, list[str]] = {attribute: [] for attribute in _TEXT_TAGS.values()}
     try:
         for segment in ELFFile(io.BytesIO(data)).iter_segments():
             if isinstance(segment, InterpSegment):
                 interpreter = segment.get_interp_name()
             elif isinstance(segment, DynamicSegment):
-                needed += _strings(segment, "DT_NEEDED", "needed")
-                run_path += _strings(segment, "DT_RUNPATH", "runpath") + _strings(
-                    segment, "DT_RPATH", "rpath"
-                )
+                for tag in segment.iter_tags():
+                    if attribute := _TEXT_TAGS.get(tag.entry.d_tag):
+                        values[attribute].append(str(getattr(tag, attribute)))
     except ELFError as error:
         raise ElfError(str(error), subject=f"/{subject}", advice="get its package again") from None
+    run_path = values["runpath"] + values["rpath"]
     folders = tuple(folder for entry in run_path for folder in entry.split(":") if folder)
-    return Dynamic(interpreter=interpreter, needed=tuple(needed), run_path=folders)
-
-
-def _strings(segment: DynamicSegment, tag: str, attribute: str) -> list[str]:
-    return [str(getattr(entry, attribute)) for entry in segment.iter_tags(tag)]
+    return Dynamic(interpreter=interpreter, needed=tuple(values["needed"]), run_path=folders)
 
 
 def _wanted(tree: Tree, path: str, dynamic: Dynamic) -> Iterable[str]:
