@@ -23,9 +23,8 @@ from image_builder.transport import Place, Transport, TransportError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wanted:
-    """One file; ``sources`` yields (place, path) pairs lazily, so that a later source is asked only when
-    the earlier ones failed, and
-    appends to its argument why a source has none.
+    """One file; ``sources`` yields (place, path) pairs lazily, so that a later source is asked only when the
+    earlier ones failed, and appends to its argument why a source has none.
     """
 
     name: str
@@ -57,10 +56,8 @@ def download_object(
     """Put ``item`` into ``store`` from ``path`` of ``place``.
 
     Raises :class:`TransportError` when the place fails (what came is kept for the next try), and
-    :class:`StoreError` naming the file, the
-    expected and the found hash when the bytes are wrong (they are removed). A wrong result of a continued
-    download is tried once more
-    from the start.
+    :class:`StoreError` naming the file, the expected and the found hash when the bytes are wrong (they are
+    removed). A wrong result of a continued download is tried once more from the start.
     """
     part = store.partial(item.sha256)
     with clear_disk_errors(item.name):

@@ -24,8 +24,7 @@ Directory
     block or a zero byte
 
 Two optional parts are left out on purpose. The superblock checksum (a compatible feature) would only repeat
-what dm-verity proves about every block. Shared xattrs save space only
-where thousands of files carry labels.
+what dm-verity proves about every block. Shared xattrs save space only where thousands of files carry labels.
 """
 
 from __future__ import annotations

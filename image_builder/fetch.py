@@ -2,8 +2,8 @@
 becomes visible.
 
 A file is looked for in the store, in ``--store`` folders by hash, on the mirrors by path, and last in the
-archive's snapshot service. An
-interrupted download leaves its partial file in the store; the next run goes on from there.
+archive's snapshot service. An interrupted download leaves its partial file in the store; the next run goes on
+from there.
 """
 
 from __future__ import annotations

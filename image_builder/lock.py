@@ -148,9 +148,8 @@ def _check_pins(recipe: Recipe, universe: Universe) -> None:
 
 def _kernel(recipe: Recipe, universe: Universe) -> list[IndexedPackage]:
     """The named package and what belongs to it: dependencies of the same build (image, modules, config come
-    as packages of their own
-    since Linux 7.x; before, a meta package names one image package). Other dependencies are tools for
-    installing a kernel.
+    as packages of their own since Linux 7.x; before, a meta package names one image package). Other
+    dependencies are tools for installing a kernel.
     """
     named = _from_suite(universe, recipe.kernel.package, recipe.kernel.suite, key="kernel.package")
     found = {named.name: named}

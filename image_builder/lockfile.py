@@ -1,11 +1,9 @@
 """The lock ``keyturn.lock``: every input byte of an image by SHA-256.
 
 TOML 1.0, sorted, so that two locks of the same inputs are the same bytes and a change is easy to review. It
-holds no host names, no
-machine paths and no times. Tables: ``[[suite]]``, ``[[package]]``, ``[[wheel]]``, ``[[file]]`` (local files
-of the recipe) and
-``[[agent]]`` (the guest agent's own files). Hashes are lower-case hex, sizes are bytes, modes are octal
-strings.
+holds no host names, no machine paths and no times. Tables: ``[[suite]]``, ``[[package]]``, ``[[wheel]]``,
+``[[file]]`` (local files of the recipe) and ``[[agent]]`` (the guest agent's own files). Hashes are
+lower-case hex, sizes are bytes, modes are octal strings.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """Where the archives' files can be had on this machine; never taken from a lock.
 
 The first of these that names anything for an archive decides: ``--mirror``, ``$KEYTURN_MIRROR``
-(blank-separated, same form), the
-machine's own apt sources (their hosts; deb822 and one-line form, sources.list(5)). A mirror is a URL or a
-folder that has ``dists/`` and
-``pool/``, optionally as ``security=URL`` for the security archive alone.
+(blank-separated, same form), the machine's own apt sources (their hosts; deb822 and one-line form,
+sources.list(5)). A mirror is a URL or a folder that has ``dists/`` and ``pool/``, optionally as
+``security=URL`` for the security archive alone.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """OpenPGP: who signed an inline-signed document, checked against a keyring file.
 
 The document is a cleartext signed message (RFC 9580, section 7); the keyring is a file of certificates,
-binary or armored, as
-Debian's ``debian-archive-keyring`` package ships it. Signatures by keys outside the keyring count for
-nothing; what is returned is
-the text that the good signatures cover, never the file as it came.
+binary or armored, as Debian's ``debian-archive-keyring`` package ships it. Signatures by keys outside the
+keyring count for nothing; what is returned is the text that the good signatures cover, never the file as it
+came.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """The recipe ``keyturn.toml``: what an image is made of, as its author writes it.
 
-A recipe is TOML 1.0. The models below are the whole format: every table and key that exists, nothing else;
-an unknown key is an error
-that names the nearest known one. Image paths in a recipe are absolute (``/etc/motd``); sources are relative
-to the recipe.
+A recipe is TOML 1.0. The models below are the whole format: every table and key that exists, nothing else; an
+unknown key is an error that names the nearest known one. Image paths in a recipe are absolute
+(``/etc/motd``); sources are relative to the recipe.
 """
 
 from __future__ import annotations
@@ -92,8 +91,7 @@ class PinnedPackage(_Table):
 
 class PackagesTable(_Table):
     """``[packages]``: what is installed; dependencies left out and packages whose scripts are accepted as
-    never
-    running, each with the reason.
+    never running, each with the reason.
     """
 
     install: Annotated[tuple[PackageName, ...], AfterValidator(unique)]

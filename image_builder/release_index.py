@@ -1,10 +1,9 @@
 """A suite's signed index: ``InRelease``, and the ``Packages`` file that it vouches for.
 
 ``InRelease`` is a cleartext-signed deb822 paragraph (Debian repository format, "Release" files): ``Suite``,
-``Codename``, ``Date``,
-``Valid-Until``, and under ``SHA256:`` lines of hash, size and path. ``Packages`` is deb822 paragraphs, one
-per package and version,
-separated by empty lines. Parsing is pure; only hashes that the signature covers are believed.
+``Codename``, ``Date``, ``Valid-Until``, and under ``SHA256:`` lines of hash, size and path. ``Packages`` is
+deb822 paragraphs, one per package and version, separated by empty lines. Parsing is pure; only hashes that
+the signature covers are believed.
 """
 
 from __future__ import annotations

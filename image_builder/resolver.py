@@ -2,10 +2,8 @@
 empty root.
 
 ``resolvelib`` does the search. What makes the result apt's is the order (depth first, dependencies as
-listed), and the choice among
-alternatives: one that is already chosen, else the first that works. Absence of a package is a candidate of
-its own, so that Conflicts and
-Breaks are requirements like any other.
+listed), and the choice among alternatives: one that is already chosen, else the first that works. Absence of
+a package is a candidate of its own, so that Conflicts and Breaks are requirements like any other.
 """
 
 from __future__ import annotations
@@ -105,8 +103,7 @@ def resolve(universe: Universe, install: Sequence[str], *, omit: Iterable[str] =
 
 class _Matches(Sequence[Candidate]):
     """Candidates in the order that holds when they are looked at: what is already chosen changes during the
-    search, and ``resolvelib``
-    keeps the first order it sees of anything but a sequence.
+    search, and ``resolvelib`` keeps the first order it sees of anything but a sequence.
     """
 
     def __init__(self, matches: Callable[[], Iterator[Candidate]]) -> None:

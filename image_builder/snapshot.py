@@ -1,9 +1,8 @@
 """The archive's snapshot service: packages that have left the mirrors, found by name and version.
 
 Its machine interface answers ``/mr/binary/<name>/<version>/binfiles`` with JSON ``{"result":
-[{"architecture", "hash"}]}``, the hash being
-SHA-1, and serves ``/file/<sha1>``. SHA-1 is only how the service names a file; what comes is checked by
-SHA-256 like everything.
+[{"architecture", "hash"}]}``, the hash being SHA-1, and serves ``/file/<sha1>``. SHA-1 is only how the
+service names a file; what comes is checked by SHA-256 like everything.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """The content-addressed store: files by the SHA-256 of their bytes, shared by all projects of a user.
 
 Layout below the root: ``sha256/<first two hex digits>/<64 hex digits>`` for objects, ``partial/<64 hex
-digits>`` for downloads that are not
-complete, ``derived/<kind>/<key>/`` for what can be made again from objects. An object becomes visible by an
-atomic rename after
-its hash has been checked; it is checked again whenever it is read through :meth:`Store.verified`.
+digits>`` for downloads that are not complete, ``derived/<kind>/<key>/`` for what can be made again from
+objects. An object becomes visible by an atomic rename after its hash has been checked; it is checked again
+whenever it is read through :meth:`Store.verified`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Reading files from places that are not trusted: a web server or a folder.
 
-A place is an ``http(s)://`` or ``file://`` URL, or the path of a folder. Whatever comes from here is
-checked by hash or signature
-before it is used.
+A place is an ``http(s)://`` or ``file://`` URL, or the path of a folder. Whatever comes from here is checked
+by hash or signature before it is used.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The file tree of an image: plain values, contents by reference.
 
 Paths are relative to the root, without a leading slash, ``/``-separated; the root itself is ``""``. Bytes
-that are not UTF-8 are held with
-``surrogateescape``. A node never holds a large file in memory: its ``content`` says where the bytes are.
+that are not UTF-8 are held with ``surrogateescape``. A node never holds a large file in memory: its
+``content`` says where the bytes are.
 """
 
 from __future__ import annotations
@@ -102,10 +102,9 @@ class Node:
     """One entry of the tree.
 
     ``mode`` holds permission bits only (at most 0o7777). ``content`` is set for files alone, ``target`` for
-    symbolic links alone, ``device``
-    (major, minor) for devices alone. ``xattrs`` are (full name, value) pairs sorted by name. ``origin``
-    names where the node comes from:
-    a package, ``recipe``, ``keyturn`` or a build step.
+    symbolic links alone, ``device`` (major, minor) for devices alone. ``xattrs`` are (full name, value) pairs
+    sorted by name. ``origin`` names where the node comes from: a package, ``recipe``, ``keyturn`` or a build
+    step.
     """
 
     path: str

@@ -1,11 +1,9 @@
 """All packages that a resolution may use: the indexes of several suites seen as one, with apt's rules of
 preference.
 
-Every package has one candidate: its highest version in the automatic suites, or the version of the suite
-that it is pinned to. A suite
-that is only pinned to (backports) lends further packages to those that already come from it, and only where
-the candidate is not good
-enough.
+Every package has one candidate: its highest version in the automatic suites, or the version of the suite that
+it is pinned to. A suite that is only pinned to (backports) lends further packages to those that already come
+from it, and only where the candidate is not good enough.
 """
 
 from __future__ import annotations
@@ -32,9 +30,8 @@ class Universe:
     """Indexes by their part in the choice.
 
     The highest version in ``automatic`` is the candidate; ``reluctant`` ones (marked NotAutomatic by the
-    archive) count only for packages
-    that no automatic one has; ``lending`` are suites that are only pinned to; ``others`` are looked into by
-    :meth:`in_suite` alone.
+    archive) count only for packages that no automatic one has; ``lending`` are suites that are only pinned
+    to; ``others`` are looked into by :meth:`in_suite` alone.
     """
 
     def __init__(

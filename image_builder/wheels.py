@@ -2,8 +2,7 @@
 package index gives.
 
 Wheel names follow PEP 427, tags PEP 425 and PEP 600. Dependencies are not resolved; one that is neither a
-wheel of the recipe nor a
-package of the root is reported.
+wheel of the recipe nor a package of the root is reported.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 stderr.
 
 Results go to stdout, everything else (progress, warnings, errors) to stderr. With ``--json`` stdout holds
-exactly one JSON document, also when the
-command fails. Colour is used on terminals only, and never when ``NO_COLOR`` is set.
+exactly one JSON document, also when the command fails. Colour is used on terminals only, and never when
+``NO_COLOR`` is set.
 """
 
 from __future__ import annotations

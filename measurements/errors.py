@@ -1,8 +1,8 @@
 """The one error tree of keyturn.
 
-Every error carries a stable ``code`` (for machines), a ``subject`` (the input that is at fault), a
-``reason`` and ``advice`` (what to
-do about it). Library code raises; only the command line turns an error into an exit status.
+Every error carries a stable ``code`` (for machines), a ``subject`` (the input that is at fault), a ``reason``
+and ``advice`` (what to do about it). Library code raises; only the command line turns an error into an exit
+status.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Measured events: what extends a register, with the input that it comes from.
 
 A register is a running hash, ``r = H(r ‖ digest)``, starting at zeros (TCG PC Client Platform Firmware
-Profile 1.06, section 3.2.2). An event
-has one digest per hash bank. Prediction yields these events in the order of the boot; replaying them yields
-the registers.
+Profile 1.06, section 3.2.2). An event has one digest per hash bank. Prediction yields these events in the
+order of the boot; replaying them yields the registers.
 """
 
 from __future__ import annotations

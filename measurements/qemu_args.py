@@ -1,8 +1,7 @@
 """The QEMU command line of a machine shape: pure, so that prediction and boot mean the same machine.
 
-All devices have explicit PCI addresses: nothing that firmware could measure is left to QEMU's defaults
-except what the machine type fixes.
-Facts: QEMU's ``qemu-system-x86_64(1)`` and ``docs/specs/tpm.rst``.
+All devices have explicit PCI addresses: nothing that firmware could measure is left to QEMU's defaults except
+what the machine type fixes. Facts: QEMU's ``qemu-system-x86_64(1)`` and ``docs/specs/tpm.rst``.
 """
 
 from __future__ import annotations

@@ -18,8 +18,7 @@ A shape comes from flags or from a ``shape.toml``::
     mac = "52:54:00:12:34:56"
     rom = false                 # true: the card carries its boot ROM, which firmware measures
 
-Every device has a fixed PCI address, because firmware puts it into the
-boot entries that it measures.
+Every device has a fixed PCI address, because firmware puts it into the boot entries that it measures.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A software TPM (swtpm) for one run: with an EK certificate, SHA-256 and SHA-384 banks, fresh or kept.
 
 Kept state is a folder with ``tpm2-00.permall`` (swtpm's own format) and ``ca/``, the local authority that
-signed the EK certificate.
-Programs: ``swtpm(8)`` and ``swtpm_setup(8)``, Debian packages swtpm and swtpm-tools.
+signed the EK certificate. Programs: ``swtpm(8)`` and ``swtpm_setup(8)``, Debian packages swtpm and
+swtpm-tools.
 """
 
 from __future__ import annotations

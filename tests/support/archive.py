@@ -135,8 +135,7 @@ def sign_text(text: str, *, key: Tsk) -> bytes:
 @dataclass(kw_only=True)
 class Faults:
     """What a server does wrong: ``cut`` ends an answer after that many bytes of the body (once per path in
-    it),
-    ``pause`` is how many seconds it waits after every 64 KiB.
+    it), ``pause`` is how many seconds it waits after every 64 KiB.
     """
 
     cut: dict[str, int] = field(default_factory=dict)
