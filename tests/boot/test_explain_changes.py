@@ -14,15 +14,16 @@ import pytest
 from image_builder.image import Artefact, Image
 from image_builder.measured_image import differing_initrd_files, read_measured_image
 from keyturn.verb_explain import read_booted
-from measurements.boot_report import encode_report, find_report
+from measurements.boot_report import encode_report
 from measurements.causes import Input
 from measurements.explain import Explanation, explain
 from measurements.predict_tpm import FirmwareInputs, predict_tpm
-from measurements.qemu import Machine, MachineSpec
+from measurements.qemu import MachineSpec
 from measurements.qemu_args import DiskFile, FirmwareFiles
 from measurements.reference import Reference, parse_reference, reference_document
 from measurements.shape import BootOrder, MachineShape, Nic
-from tests.boot.conftest import REPORT_END, REPORT_SECONDS, ImageMaker
+from tests.boot.conftest import ImageMaker
+from tests.support.real_boot import report_of_boot
 from tests.support.signed_image import put_on_esp
 from tests.support.tools import require_tool
 
@@ -96,12 +97,8 @@ def boot(image: Image, change: Change, firmware: FirmwareFiles, folder: Path) ->
         disk = Path(shutil.copyfile(disk, folder / "disk.raw"))
         change.disk(disk, folder)
     spec = MachineSpec(shape=change.shape, firmware=firmware, disks=[DiskFile(path=disk)])
-    with Machine.start(spec) as machine:
-        machine.wait_for(REPORT_END, seconds=REPORT_SECONDS)
-        machine.power_button()
-        machine.wait_exit(seconds=60)
-        report = folder / "report.json"
-        report.write_bytes(encode_report(find_report(machine.console.data)))
+    report = folder / "report.json"
+    report.write_bytes(encode_report(report_of_boot(spec)))
     return report
 
 

@@ -15,18 +15,19 @@ import pytest
 from image_builder.image import Artefact, Image
 from image_builder.measured_image import read_measured_image
 from measurements.alignment import ALGORITHMS
-from measurements.boot_report import BootReport, find_report
+from measurements.boot_report import BootReport
 from measurements.boot_sequence import UNLOGGED_PCRS, ImageInputs, Prediction
 from measurements.eventlog import parse_event_log
 from measurements.events import Bank
 from measurements.firmware_profile import record_profile
 from measurements.pcr0 import needs_dry_boot
 from measurements.predict_tpm import FirmwareInputs, predict_tpm
-from measurements.qemu import Machine, MachineSpec
+from measurements.qemu import MachineSpec
 from measurements.qemu_args import DiskFile, FirmwareFiles
 from measurements.shape import Disk, MachineShape, Nic, TpmInterface
-from tests.boot.conftest import REPORT_END, REPORT_SECONDS, ImageMaker
+from tests.boot.conftest import ImageMaker
 from tests.support.debian_packages import debian_package
+from tests.support.real_boot import report_of_boot
 from tests.support.secure_boot_keys import SigningKey, enrol, make_key
 from tests.support.signed_image import signed_copy
 
@@ -115,11 +116,7 @@ class Setup:
                 stream.truncate(SPARE_DISK)
             disks.append(DiskFile(path=spare))
         spec = MachineSpec(shape=self.shape, firmware=self.firmware, disks=disks)
-        with Machine.start(spec) as running:
-            running.wait_for(REPORT_END, seconds=REPORT_SECONDS)
-            running.power_button()
-            running.wait_exit(seconds=60)
-            return find_report(running.console.data)
+        return report_of_boot(spec)
 
 
 @pytest.fixture(scope="session")
