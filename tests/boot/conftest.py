@@ -15,32 +15,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import pytest
 
 from image_builder.image import Artefact, Image
-from measurements.boot_report import BootReport, find_report
-from measurements.qemu import Machine, MachineSpec
+from measurements.qemu import MachineSpec
 from measurements.qemu_args import DiskFile, FirmwareFiles
 from measurements.shape import MachineShape
 from tests.support import images
-
-REPORT_END = "END KEYTURN BOOT REPORT"
-REPORT_SECONDS = 180
-POWER_OFF_SECONDS = 60
+from tests.support.real_boot import FinishedBoot, finished_boot
 
 ImageMaker = Callable[[str, Mapping[str, str]], Image]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FinishedBoot:
-    """What is left of a machine: all console output, its report, QEMU's exit status, and QEMU's version."""
-
-    console: bytes
-    report: BootReport
-    exit_status: int
-    qemu_version: str
 
 
 @pytest.fixture(scope="session")
@@ -79,22 +64,7 @@ def boot_spec(image: Image, firmware: FirmwareFiles, shape: MachineShape) -> Mac
     return MachineSpec(shape=shape, firmware=firmware, disks=[DiskFile(path=image.path(Artefact.DISK))])
 
 
-def boot_to_report(image: Image, firmware: FirmwareFiles, shape: MachineShape) -> FinishedBoot:
-    """Boot, wait for the report, press the power button, and wait for the end."""
-    with Machine.start(boot_spec(image, firmware, shape)) as machine:
-        machine.wait_for(REPORT_END, seconds=REPORT_SECONDS)
-        machine.power_button()
-        status = machine.wait_exit(seconds=POWER_OFF_SECONDS)
-        console = machine.console.data
-        return FinishedBoot(
-            console=console,
-            report=find_report(console),
-            exit_status=status,
-            qemu_version=machine.qemu_version,
-        )
-
-
 @pytest.fixture(scope="session")
 def default_boot(built_image: Image, firmware: FirmwareFiles) -> FinishedBoot:
     """One boot of the default image on the default shape."""
-    return boot_to_report(built_image, firmware, MachineShape())
+    return finished_boot(boot_spec(built_image, firmware, MachineShape()))

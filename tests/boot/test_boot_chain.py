@@ -17,8 +17,9 @@ from measurements.qemu import Machine, MachineSpec
 from measurements.qemu_args import DiskFile, FirmwareFiles
 from measurements.runtime_events import DEV_IMAGE, RUNTIME_PCR, event_digest
 from measurements.shape import MachineShape
-from tests.boot.conftest import FinishedBoot, boot_spec, boot_to_report
+from tests.boot.conftest import boot_spec
 from tests.support.images import copy_image
+from tests.support.real_boot import FinishedBoot, finished_boot
 
 pytestmark = [pytest.mark.boot, pytest.mark.network]
 
@@ -52,7 +53,7 @@ def test_nothing_writable_and_no_prompt_on_the_console(default_boot: FinishedBoo
 
 
 def test_a_dev_image_extends_its_marker(dev_image: Image, firmware: FirmwareFiles) -> None:
-    boot = boot_to_report(dev_image, firmware, MachineShape())
+    boot = finished_boot(boot_spec(dev_image, firmware, MachineShape()))
     assert boot.report.dev
     assert list(boot.report.runtime_events) == [DEV_IMAGE]
     assert b"DEVELOPMENT IMAGE" in boot.console

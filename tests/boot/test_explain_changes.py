@@ -23,7 +23,7 @@ from measurements.qemu_args import DiskFile, FirmwareFiles
 from measurements.reference import Reference, parse_reference, reference_document
 from measurements.shape import BootOrder, MachineShape, Nic
 from tests.boot.conftest import ImageMaker
-from tests.support.real_boot import report_of_boot
+from tests.support.real_boot import finished_boot
 from tests.support.signed_image import put_on_esp
 from tests.support.tools import require_tool
 
@@ -98,7 +98,7 @@ def boot(image: Image, change: Change, firmware: FirmwareFiles, folder: Path) ->
         change.disk(disk, folder)
     spec = MachineSpec(shape=change.shape, firmware=firmware, disks=[DiskFile(path=disk)])
     report = folder / "report.json"
-    report.write_bytes(encode_report(report_of_boot(spec)))
+    report.write_bytes(encode_report(finished_boot(spec).report))
     return report
 
 

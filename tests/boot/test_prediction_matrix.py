@@ -27,7 +27,7 @@ from measurements.qemu_args import DiskFile, FirmwareFiles
 from measurements.shape import Disk, MachineShape, Nic, TpmInterface
 from tests.boot.conftest import ImageMaker
 from tests.support.debian_packages import debian_package
-from tests.support.real_boot import report_of_boot
+from tests.support.real_boot import finished_boot
 from tests.support.secure_boot_keys import SigningKey, enrol, make_key
 from tests.support.signed_image import signed_copy
 
@@ -116,7 +116,7 @@ class Setup:
                 stream.truncate(SPARE_DISK)
             disks.append(DiskFile(path=spare))
         spec = MachineSpec(shape=self.shape, firmware=self.firmware, disks=disks)
-        return report_of_boot(spec)
+        return finished_boot(spec).report
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ SHAPE = MachineShape(
     disks=(Disk(slot=3), Disk(slot=7)),
     nics=(Nic(), Nic(model=NicModel.E1000E, slot=17, mac="52:54:00:00:00:02", rom=True)),
 )
-FIRMWARE = FirmwareFiles(code=Path("/a,b/CODE.fd"), variables=Path("/work/VARS.fd"))
+FIRMWARE = FirmwareFiles(code=Path("/a,b/CODE.fd"), variables=Path("/x/VARS.fd"))
 
 
 def _run(shape: MachineShape, accelerator: Accelerator = Accelerator.TCG) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from measurements.boot_report import BootReport, find_report
 from measurements.qemu import Machine, MachineError, MachineSpec
 
@@ -10,7 +12,17 @@ REPORT_SECONDS = 180
 POWER_OFF_SECONDS = 60
 
 
-def report_of_boot(spec: MachineSpec) -> BootReport:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinishedBoot:
+    """What is left of a machine: all console output, its report, QEMU's exit status, and QEMU's version."""
+
+    console: bytes
+    report: BootReport
+    exit_status: int
+    qemu_version: str
+
+
+def finished_boot(spec: MachineSpec) -> FinishedBoot:
     """Boot, wait for the report, press the power button, wait for the end.
 
     A machine that is lost is booted once more: QEMU's emulation of ``cmpxchg16b`` now and then crashes a
@@ -22,9 +34,15 @@ def report_of_boot(spec: MachineSpec) -> BootReport:
         return _boot(spec)
 
 
-def _boot(spec: MachineSpec) -> BootReport:
+def _boot(spec: MachineSpec) -> FinishedBoot:
     with Machine.start(spec) as machine:
         machine.wait_for(REPORT_END, seconds=REPORT_SECONDS)
         machine.power_button()
-        machine.wait_exit(seconds=POWER_OFF_SECONDS)
-        return find_report(machine.console.data)
+        status = machine.wait_exit(seconds=POWER_OFF_SECONDS)
+        console = machine.console.data
+        return FinishedBoot(
+            console=console,
+            report=find_report(console),
+            exit_status=status,
+            qemu_version=machine.qemu_version,
+        )
