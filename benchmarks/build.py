@@ -146,7 +146,7 @@ def main() -> None:
         ]
         if not options.no_boot:
             report = boot(bench)
-            started = f"{report['agent_start_us'] / 1e6:.2f} s"
+            started = f"{report['time_us']['agent_start'] / 1e6:.2f} s"
             rows.append(("kernel start → agent (guest clock)", started, ""))
         if not options.no_peer:
             measured = peer(bench, recipe, folder / "mkosi")

@@ -28,7 +28,7 @@ from image_builder.output_folder import new_folder
 from image_builder.progress import Progress
 from image_builder.provenance import PROVENANCE_NAME, provenance_bytes
 from image_builder.recipe import RECIPE_NAME, Recipe
-from image_builder.sbom import SBOM_NAME, draft_sbom, finish_sbom
+from image_builder.sbom import SBOM_NAME, draft_in_process, finish_sbom
 from image_builder.store import Store, clear_disk_errors, file_sha256
 from image_builder.tree import FileSlice, Tree
 from image_builder.unpack import Unpacked, unpack_all
@@ -94,7 +94,9 @@ def _build(request: BuildRequest, store: Store, folder: Path, progress: Progress
     image = request.recipe.image
     # Hashing, writing and waiting leave the interpreter's lock alone, so the rest is done meanwhile.
     with ThreadPoolExecutor() as pool:
-        sbom = pool.submit(draft_sbom, lock=request.lock, name=image.name, version=image.version)
+        sbom = pool.submit(
+            draft_in_process, lock_data=request.lock_data, name=image.name, version=image.version
+        )
         parts = _parts(request, store, progress)
         verity = write_root(parts.tree, folder / Artefact.ROOT, limit=image.root_size_limit)
         facts = _make_artefacts(request, parts, verity, folder, pool)
@@ -128,14 +130,15 @@ def _make_artefacts(
         partition=partition_guid(recipe.image.name, ROOT_NAME),
     )
     disk = pool.submit(_write_artefacts, recipe, boot, folder)
-    uki, kernel_digests = _uki_facts(boot.uki), _authenticode(boot.kernel, "kernel")
+    kernel_digests = pool.submit(_authenticode, boot.kernel, "kernel")
+    uki = _uki_facts(boot.uki)
     layout = disk.result()
     hashes |= {name: pool.submit(file_sha256, folder / name) for name in Artefact if name not in hashes}
     sizes = {name: (folder / name).stat().st_size for name in Artefact}
     return _Facts(
         release=kernel.release,
         config=kernel.config,
-        kernel_digests=kernel_digests,
+        kernel_digests=kernel_digests.result(),
         command_line=boot.command_line.decode("ascii"),
         verity=verity,
         uki=uki,

@@ -6,12 +6,15 @@ The serial number is a version 5 UUID of the image id, and there is no time of m
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid5
 
-from image_builder.lockfile import Lock, LockedPackage, LockedWheel
+from image_builder.lockfile import Lock, LockedPackage, LockedWheel, parse_lock
 from image_builder.provenance import package_url
+from measurements.errors import KeyturnError
 
 if TYPE_CHECKING:
     from cyclonedx.model import HashType
@@ -19,6 +22,30 @@ if TYPE_CHECKING:
 
 SBOM_NAME = "sbom.cdx.json"
 _NAMESPACE = UUID("5b6d2c80-2a3f-5f0e-9a35-1d1d6c0f7a11")
+
+
+class SbomError(KeyturnError):
+    """The bill of materials cannot be written."""
+
+    code = "sbom"
+
+
+def draft_in_process(*, lock_data: bytes, name: str, version: str) -> dict[str, Any]:
+    """What :func:`draft_sbom` returns, made by another process of this interpreter.
+
+    Importing the library takes longer than writing the root file system.
+    """
+    command = [sys.executable, "-m", __name__, name, version]
+    done = subprocess.run(command, input=lock_data, capture_output=True, check=False)
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise SbomError(
+            f"its process ended with status {done.returncode}: {said}",
+            subject=SBOM_NAME,
+            advice="install keyturn's locked Python packages again",
+        )
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
 
 
 def draft_sbom(*, lock: Lock, name: str, version: str) -> dict[str, Any]:
@@ -105,3 +132,8 @@ def _sha256(value: str) -> list[HashType]:
     from cyclonedx.model import HashAlgorithm, HashType
 
     return [HashType(alg=HashAlgorithm.SHA_256, content=value)]
+
+
+if __name__ == "__main__":
+    _document = draft_sbom(lock=parse_lock(sys.stdin.buffer.read()), name=sys.argv[1], version=sys.argv[2])
+    sys.stdout.write(json.dumps(_document))
