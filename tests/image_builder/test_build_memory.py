@@ -20,7 +20,7 @@ MOST_MEMORY = 300 << 20
 PROGRAM = """
 import resource, sys
 from pathlib import Path
-from image_builder.build import write_root
+from image_builder.build_artefacts import write_root
 from image_builder.lockfile import LockedPackage, PackageRole
 from image_builder.merge import merge_packages
 from image_builder.progress import NoProgress
