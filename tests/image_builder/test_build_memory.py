@@ -18,7 +18,7 @@ FILES, FILE_SIZE = 16, 64 << 20
 MOST_MEMORY = 300 << 20
 
 PROGRAM = """
-import resource, sys
+import sys
 from pathlib import Path
 from image_builder.build_artefacts import write_root
 from image_builder.lockfile import LockedPackage, PackageRole
@@ -27,6 +27,7 @@ from image_builder.progress import NoProgress
 from image_builder.store import Store
 from image_builder.unpack import unpack_all
 from tests.image_builder.package_files import accounts, rules
+from tests.support.peak_memory import peak_bytes
 
 root, sha256, size = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 package = LockedPackage(name="big", version="1", architecture="amd64", role=PackageRole.ROOT, size=size,
@@ -35,7 +36,7 @@ unpacked = unpack_all([package], Store(root), jobs=2, progress=NoProgress())
 tree = merge_packages(unpacked, accounts=accounts(), rules=rules())
 verity = write_root(tree, root / "root.erofs", limit=2 << 30)
 assert verity.data_bytes > 1 << 30
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(peak_bytes())
 """
 
 

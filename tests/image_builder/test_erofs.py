@@ -282,11 +282,12 @@ class RepeatedZeros:
 
 
 MEMORY_PROGRAM = """
-import resource, sys
+import sys
 from pathlib import Path
 from image_builder.erofs import write_erofs
 from image_builder.tree import FileSlice, Kind, Node
 from image_builder.verity import VerityHasher, VerityStream, write_verity
+from tests.support.peak_memory import peak_bytes
 archive = Path(sys.argv[1])
 with archive.open("wb") as stream:
     stream.truncate(1 << 30)
@@ -301,13 +302,7 @@ hasher = VerityHasher()
 with open("/dev/null", "wb") as sink:
     summary = write_erofs(tree, VerityStream(sink, hasher))
     write_verity(hasher.finish(), sink)
-status = Path("/proc/self/status")
-if status.exists():  # ru_maxrss would count the test process that this one was forked from
-    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    peak = int(line.split()[1]) * 1024
-else:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(summary.bytes, peak)
+print(summary.bytes, peak_bytes())
 """
 
 

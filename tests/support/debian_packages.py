@@ -6,7 +6,7 @@ do no harm.
 from __future__ import annotations
 
 import functools
-import tarfile
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from image_builder.deb import open_deb
 from image_builder.download import FetchProgress, Wanted, download_object
 from image_builder.mirrors import MirrorError, archive_of, machine_mirrors
 from image_builder.openpgp import read_keyring
@@ -24,6 +23,7 @@ from image_builder.store import Store, default_store_root
 from image_builder.suite_index import IndexReader
 from image_builder.transport import Place, Transport, TransportError
 from image_builder.universe import newest
+from tests.support.tools import require_tool
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
@@ -39,7 +39,7 @@ def debian_package(name: str, *, suite: str = "trixie") -> Path:
         pytest.skip(f"package {name} of {suite} cannot be had: {error}")
     folder = store.derived("test-package", package.sha256)
     if not folder.exists():
-        _unpack(deb, folder, name)
+        _unpack(deb, folder)
     return folder
 
 
@@ -76,13 +76,10 @@ def _fetched(package: IndexedPackage, suite: str, store: Store) -> Path:
     return store.verified(package.sha256, name=package.name, size=package.size)
 
 
-def _unpack(deb: Path, folder: Path, name: str) -> None:
+def _unpack(deb: Path, folder: Path) -> None:
+    dpkg_deb = require_tool("dpkg-deb", package="dpkg")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        tar = Path(temporary, "data.tar")
-        with tar.open("wb") as stream:
-            stream.writelines(open_deb(deb, name=name).data_tar())
         files = Path(temporary, "files")
-        with tarfile.open(tar) as archive:
-            archive.extractall(files, filter="data")
+        subprocess.run([dpkg_deb, "-x", str(deb), str(files)], check=True)
         files.replace(folder)
