@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Sequence
@@ -55,6 +56,8 @@ def build(
 
     out = Output(json=json)
     started = time.monotonic()
+    # The process ends with the build, and the collector would walk over every node of the tree again and again.
+    gc.disable()
     lock = recipe.with_name(LOCK_NAME)
     request = BuildRequest(
         recipe=read_recipe(recipe),
