@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,8 +57,6 @@ def build(
 
     out = Output(json=json)
     started = time.monotonic()
-    # The process ends with the build, and the collector would walk over every node of the tree again and again.
-    gc.disable()
     lock = recipe.with_name(LOCK_NAME)
     request = BuildRequest(
         recipe=read_recipe(recipe),
@@ -69,11 +68,21 @@ def build(
     )
     store = Store(default_store_root())
     _take_from(stores or [], request.lock, store)
-    with out.progress() as progress:
+    with out.progress() as progress, _collector_off():
         image = build_image(
             request, store=store, output=output or recipe.with_name(DEFAULT_OUTPUT), progress=progress
         )
     _show(out, image, seconds=time.monotonic() - started)
+
+
+@contextlib.contextmanager
+def _collector_off() -> Iterator[None]:
+    """A build makes many nodes and no cycles; the collector would walk over all of them again and again."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _take_from(folders: Sequence[Path], lock: Lock, store: Store) -> None:
