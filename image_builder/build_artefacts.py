@@ -103,8 +103,17 @@ def _finish(
     disk = pool.submit(_write_artefacts, recipe, boot, folder)
     kernel_digests = pool.submit(_authenticode, boot.kernel, "kernel")
     uki = _uki_facts(boot.uki)
+    hashes |= {
+        artefact: pool.submit(_sha256, data)
+        for artefact, data in (
+            (Artefact.KERNEL, boot.kernel),
+            (Artefact.INITRD, boot.initrd),
+            (Artefact.CMDLINE, boot.command_line),
+            (Artefact.UKI, boot.uki),
+        )
+    }
     layout = disk.result()
-    hashes |= {name: pool.submit(file_sha256, folder / name) for name in Artefact if name not in hashes}
+    hashes[Artefact.DISK] = pool.submit(file_sha256, folder / Artefact.DISK)
     sizes = {name: (folder / name).stat().st_size for name in Artefact}
     return Facts(
         release=kernel.release,
@@ -218,6 +227,10 @@ def _uki_facts(uki: bytes) -> dict[str, Any]:
         "sections": sections,
         "authenticode": _authenticode(uki, "uki.efi"),
     }
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _authenticode(data: bytes, subject: str) -> dict[str, str]:
