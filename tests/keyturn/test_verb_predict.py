@@ -13,6 +13,7 @@ from measurements.events import Bank
 from measurements.reference import read_reference
 from tests.image_builder.test_measured_image import image_folder, initrd
 from tests.support.secure_boot_keys import enrol, make_key
+from tests.support.tools import unavailable
 
 FOLDER = Path("/usr/share/OVMF")
 
@@ -29,7 +30,7 @@ def call(*arguments: str | Path) -> int:
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
     if not (FOLDER / "OVMF_CODE_4M.fd").exists():
-        pytest.skip("no firmware (package ovmf)")
+        unavailable("no firmware (package ovmf)")
     return image_folder(tmp_path / "image", initrd())
 
 

@@ -22,6 +22,7 @@ from measurements.reference import Reference, parse_reference, reference_documen
 from measurements.shape import BootOrder, CpuVendor, Disk, MachineShape, Nic
 from tests.support.boot_model import ModelImage, file_path, image_load_data
 from tests.support.event_log_writer import write_predicted
+from tests.support.tools import unavailable
 
 FOLDER = Path("/usr/share/OVMF")
 BASE = MachineShape(memory_mib=1024, boot_order=BootOrder.FIRMWARE)
@@ -33,7 +34,7 @@ pytestmark = pytest.mark.apt
 def firmware() -> FirmwareInputs:
     code = FOLDER / "OVMF_CODE_4M.fd"
     if not code.exists():
-        pytest.skip("no firmware (package ovmf)")
+        unavailable("no firmware (package ovmf)")
     return FirmwareInputs.read(code=code, variables=FOLDER / "OVMF_VARS_4M.fd")
 
 

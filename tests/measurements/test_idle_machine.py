@@ -16,7 +16,7 @@ from measurements.qemu import QemuProgram
 from measurements.qtest import QtestError
 from measurements.shape import CpuVendor, MachineShape, Nic, NicModel, TpmInterface
 from measurements.smbios import TABLES, parse_structures
-from tests.support.tools import require_tool
+from tests.support.tools import require_tool, unavailable
 
 GIB = 1 << 30
 
@@ -85,7 +85,7 @@ def test_boot_rom_is_read_from_the_card(program: QemuProgram) -> None:
     shape = MachineShape(nics=(Nic(model=NicModel.E1000E, rom=True), Nic(slot=17)))
     rom = Path("/usr/lib/ipxe/qemu/efi-e1000e.rom")
     if not rom.is_file():
-        pytest.skip(f"{rom} is not installed (package ipxe-qemu)")
+        unavailable(f"{rom} is not installed (package ipxe-qemu)")
     with idle_machine(shape, program) as machine:
         (event,) = option_rom_events(machine, shape)
     assert event.pcr == 2

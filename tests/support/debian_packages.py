@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pytest
-
 from image_builder.download import FetchProgress, Wanted, download_object
 from image_builder.mirrors import MirrorError, archive_of, machine_mirrors
 from image_builder.openpgp import read_keyring
@@ -23,7 +21,7 @@ from image_builder.store import Store, default_store_root
 from image_builder.suite_index import IndexReader
 from image_builder.transport import Place, Transport, TransportError
 from image_builder.universe import newest
-from tests.support.tools import require_tool
+from tests.support.tools import require_tool, unavailable
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
@@ -36,7 +34,7 @@ def debian_package(name: str, *, suite: str = "trixie") -> Path:
         package = _find(name, suite, store)
         deb = _fetched(package, suite, store)
     except (MirrorError, TransportError) as error:
-        pytest.skip(f"package {name} of {suite} cannot be had: {error}")
+        unavailable(f"package {name} of {suite} cannot be had: {error}")
     folder = store.derived("test-package", package.sha256)
     if not folder.exists():
         _unpack(deb, folder)
@@ -45,7 +43,7 @@ def debian_package(name: str, *, suite: str = "trixie") -> Path:
 
 def _find(name: str, suite: str, store: Store) -> IndexedPackage:
     if not KEYRING.exists():
-        pytest.skip(f"{KEYRING} is absent (package debian-archive-keyring)")
+        unavailable(f"{KEYRING} is absent (package debian-archive-keyring)")
     reader = IndexReader(
         transport=Transport(),
         mirrors=machine_mirrors(()),
