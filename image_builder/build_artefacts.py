@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.metadata import version as distribution_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +29,7 @@ from image_builder.unpack import Unpacked
 from image_builder.verity import BLOCK_SIZE, VerityHasher, VerityStream, VerityTree, write_verity
 from measurements.events import Bank
 from measurements.pe import authenticode_digest, parse_pe, section_data, stub_version
+from measurements.version import VERSION
 
 if TYPE_CHECKING:
     from image_builder.build import BuildRequest
@@ -161,7 +161,7 @@ def write_documents(request: BuildRequest, facts: Facts, sbom: Mapping[str, Any]
         lock_sha256=lock_sha256(request.lock_data),
         artefacts={name: str(entry["sha256"]) for name, entry in facts.artefacts.items()},
         image=image,
-        builder_version=distribution_version("keyturn"),
+        builder_version=VERSION,
     )
     (folder / RECIPE_NAME).write_bytes(request.recipe_data)
     (folder / LOCK_NAME).write_bytes(request.lock_data)
