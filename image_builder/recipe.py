@@ -1,31 +1,29 @@
 """The recipe ``keyturn.toml``: what an image is made of, as its author writes it.
 
-A recipe is TOML 1.0. The models below are the whole format: every table and key that exists, nothing else; an
-unknown key is an error that names the nearest known one. Image paths in a recipe are absolute
+A recipe is TOML 1.0. The classes below are the whole format: every table and key that exists, nothing else;
+an unknown key is an error that names the nearest known one. Image paths in a recipe are absolute
 (``/etc/motd``); sources are relative to the recipe.
 """
-
-from __future__ import annotations
 
 import hashlib
 import tomllib
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
-
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StrictBool,
-    StrictInt,
-    ValidationError,
-    model_validator,
-)
+from typing import Annotated, Any
 
 from image_builder.recipe_errors import RecipeError, recipe_error
+from image_builder.recipe_tables import (
+    ProblemsError,
+    boolean,
+    listed,
+    mapped,
+    number,
+    one_of,
+    read_table,
+    tables,
+    text,
+)
 from image_builder.recipe_values import (
     absolute_path,
     accounts_name,
@@ -34,6 +32,7 @@ from image_builder.recipe_values import (
     file_mode,
     image_label,
     module_name,
+    not_empty,
     package_name,
     relative_source,
     size_in_bytes,
@@ -44,117 +43,119 @@ from image_builder.recipe_values import (
 
 RECIPE_NAME = "keyturn.toml"
 
-ImagePath = Annotated[str, AfterValidator(absolute_path)]
-Label = Annotated[str, AfterValidator(image_label)]
-PackageName = Annotated[str, AfterValidator(package_name)]
-SuiteName = Annotated[str, AfterValidator(suite_name)]
-Size = Annotated[int, BeforeValidator(size_in_bytes)]
-Mode = Annotated[int, BeforeValidator(file_mode)]
-AccountName = Annotated[str, AfterValidator(accounts_name)]
-AccountId = Annotated[StrictInt, Field(ge=1, le=65533)]
+ImagePath = Annotated[str, text(absolute_path)]
+ImagePaths = Annotated[tuple[str, ...], listed(text(absolute_path), check=unique)]
+Label = Annotated[str, text(image_label)]
+PackageName = Annotated[str, text(package_name)]
+PackageReasons = Annotated[dict[str, str], mapped(text(package_name), text(not_empty))]
+SuiteName = Annotated[str, text(suite_name)]
+OptionalSuite = Annotated[str | None, text(suite_name)]
+Flag = Annotated[bool, boolean]
+Size = Annotated[int, size_in_bytes]
+Mode = Annotated[int, file_mode]
+AccountName = Annotated[str, text(accounts_name)]
+AccountId = Annotated[int, number(1, 65533)]
 
 
-def _kebab(name: str) -> str:
-    return name.replace("_", "-")
-
-
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=_kebab)
-
-
-class ImageTable(_Table):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageTable:
     """``[image]``: name and version of the image, ``dev`` mark, and the largest root allowed, in bytes."""
 
     name: Label
     version: Label
-    dev: StrictBool = False
+    dev: Flag = False
     root_size_limit: Size = 120 << 20
 
 
-class ArchiveTable(_Table):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ArchiveTable:
     """``[archive]``: the package archive, the suites and components that are read, and the keyring that
     must have signed them.
     """
 
-    keyring: Annotated[str, Field(min_length=1)]
-    suites: Annotated[tuple[SuiteName, ...], Field(min_length=1), AfterValidator(unique)]
-    components: Annotated[tuple[Label, ...], Field(min_length=1), AfterValidator(unique)] = ("main",)
-    architecture: Literal["amd64"] = "amd64"
+    keyring: Annotated[str, text(not_empty)]
+    suites: Annotated[tuple[str, ...], listed(text(suite_name), check=unique, at_least=1)]
+    components: Annotated[tuple[str, ...], listed(text(image_label), check=unique, at_least=1)] = ("main",)
+    architecture: Annotated[str, one_of("amd64")] = "amd64"
 
 
-class PinnedPackage(_Table):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PinnedPackage:
     """``[[packages.pinned]]``: a package that is taken from another suite."""
 
     name: PackageName
     suite: SuiteName
 
 
-class PackagesTable(_Table):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackagesTable:
     """``[packages]``: what is installed; dependencies left out and packages whose scripts are accepted as
     never running, each with the reason.
     """
 
-    install: Annotated[tuple[PackageName, ...], AfterValidator(unique)]
-    omit: dict[PackageName, Annotated[str, Field(min_length=1)]] = Field(default_factory=dict)
-    scripts: dict[PackageName, Annotated[str, Field(min_length=1)]] = Field(default_factory=dict)
-    pinned: tuple[PinnedPackage, ...] = ()
+    install: Annotated[tuple[str, ...], listed(text(package_name), check=unique)]
+    omit: PackageReasons = field(default_factory=dict)
+    scripts: PackageReasons = field(default_factory=dict)
+    pinned: Annotated[tuple[PinnedPackage, ...], tables(PinnedPackage)] = ()
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def __post_init__(self) -> None:
         unique(tuple(pin.name for pin in self.pinned))
         both = sorted(set(self.install) & set(self.omit))
         if both:
             raise ValueError(f"{both[0]} is both installed and omitted")
-        return self
 
 
-class KernelTable(_Table):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KernelTable:
     """``[kernel]``: the kernel's package, the modules the initrd loads in this order, and additions to the
     command line.
     """
 
     package: PackageName
-    suite: SuiteName | None = None
-    modules: Annotated[tuple[Annotated[str, AfterValidator(module_name)], ...], AfterValidator(unique)] = ()
-    command_line: Annotated[
-        tuple[Annotated[str, AfterValidator(command_line_word)], ...], AfterValidator(unique)
-    ] = ()
+    suite: OptionalSuite = None
+    modules: Annotated[tuple[str, ...], listed(text(module_name), check=unique)] = ()
+    command_line: Annotated[tuple[str, ...], listed(text(command_line_word), check=unique)] = ()
 
 
-class BootTable(_Table):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BootTable:
     """``[boot]``: the package that has the UEFI stub of the unified kernel image."""
 
     stub_package: PackageName
-    suite: SuiteName | None = None
+    suite: OptionalSuite = None
 
 
-class PythonTable(_Table):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PythonTable:
     """``[python]``: wheels, each pinned as ``name==version``."""
 
-    wheels: Annotated[tuple[Annotated[str, AfterValidator(wheel_pin)], ...], AfterValidator(unique)] = ()
+    wheels: Annotated[tuple[str, ...], listed(text(wheel_pin), check=unique)] = ()
 
 
-class FileEntry(_Table):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileEntry:
     """``[[file]]``: a local file that is put into the image."""
 
-    source: Annotated[str, AfterValidator(relative_source)]
+    source: Annotated[str, text(relative_source)]
     path: ImagePath
     owner: AccountName = "root"
     group: AccountName = "root"
     mode: Mode = 0o644
 
 
-class UserEntry(_Table):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UserEntry:
     """``[[user]]``: an account of the image; its primary group has the same name."""
 
     name: AccountName
     uid: AccountId
     gid: AccountId
     home: ImagePath = "/nonexistent"
-    groups: Annotated[tuple[AccountName, ...], AfterValidator(unique)] = ()
+    groups: Annotated[tuple[str, ...], listed(text(accounts_name), check=unique)] = ()
 
 
-class TmpfsEntry(_Table):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TmpfsEntry:
     """``[[tmpfs]]``: one more place that can be written at run time, in memory; ``size`` in bytes."""
 
     path: ImagePath
@@ -162,16 +163,18 @@ class TmpfsEntry(_Table):
     mode: Mode = 0o755
 
 
-class PermissionsTable(_Table):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PermissionsTable:
     """``[permissions]``: files of packages that may carry set-id bits or file capabilities."""
 
-    setuid: Annotated[tuple[ImagePath, ...], AfterValidator(unique)] = ()
-    capabilities: dict[ImagePath, Annotated[str, AfterValidator(capability_set)]] = Field(
+    setuid: ImagePaths = ()
+    capabilities: Annotated[dict[str, str], mapped(text(absolute_path), text(capability_set))] = field(
         default_factory=dict
     )
 
 
-class Recipe(_Table):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
     """A whole recipe; ``sha256`` is the hash of the file's bytes."""
 
     image: ImageTable
@@ -179,16 +182,17 @@ class Recipe(_Table):
     packages: PackagesTable
     kernel: KernelTable
     boot: BootTable
-    python: PythonTable = PythonTable()
-    files: Annotated[tuple[FileEntry, ...], Field(alias="file")] = ()
-    users: Annotated[tuple[UserEntry, ...], Field(alias="user")] = ()
-    tmpfs: tuple[TmpfsEntry, ...] = ()
-    divert: dict[ImagePath, PackageName] = Field(default_factory=dict)
-    permissions: PermissionsTable = PermissionsTable()
-    sha256: Annotated[str, Field(exclude=True)]
+    python: PythonTable = field(default_factory=PythonTable)
+    files: Annotated[tuple[FileEntry, ...], tables(FileEntry)] = field(default=(), metadata={"key": "file"})
+    users: Annotated[tuple[UserEntry, ...], tables(UserEntry)] = field(default=(), metadata={"key": "user"})
+    tmpfs: Annotated[tuple[TmpfsEntry, ...], tables(TmpfsEntry)] = ()
+    divert: Annotated[dict[str, str], mapped(text(absolute_path), text(package_name))] = field(
+        default_factory=dict
+    )
+    permissions: PermissionsTable = field(default_factory=PermissionsTable)
+    sha256: str
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def __post_init__(self) -> None:
         unique(tuple(entry.path for entry in self.files))
         unique(tuple(user.name for user in self.users))
         unique(tuple(str(user.uid) for user in self.users))
@@ -196,7 +200,6 @@ class Recipe(_Table):
         for entry in self.files:
             if entry.mode & 0o7000 and entry.path not in self.permissions.setuid:
                 raise ValueError(f"{entry.path} has a set-id mode but is not listed in permissions.setuid")
-        return self
 
     @property
     def all_suites(self) -> tuple[str, ...]:
@@ -241,12 +244,10 @@ def parse_recipe(data: bytes, *, name: str = RECIPE_NAME) -> Recipe:
         raise RecipeError(
             f"not valid TOML: {error}", subject=name, advice="correct the file at the place named above"
         ) from None
-    if "sha256" in document:
-        raise RecipeError("unknown key sha256", subject=name, advice="remove the key")
     try:
-        return Recipe.model_validate({**document, "sha256": hashlib.sha256(data).hexdigest()})
-    except ValidationError as error:
-        raise recipe_error(error, model=Recipe, name=name) from None
+        return read_table(Recipe, document, sha256=hashlib.sha256(data).hexdigest())
+    except ProblemsError as error:
+        raise recipe_error(error.problems, name=name) from None
 
 
 def read_recipe(path: Path) -> Recipe:

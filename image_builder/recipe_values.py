@@ -28,6 +28,13 @@ def _matching(pattern: re.Pattern[str], value: str, *, what: str) -> str:
     return value
 
 
+def not_empty(value: str) -> str:
+    """Any text but none."""
+    if not value:
+        raise ValueError("is empty")
+    return value
+
+
 def image_label(value: str) -> str:
     """A name or version that can be part of file names."""
     return _matching(_LABEL, value, what="a plain name (letters, digits, . _ + ~ -)")

@@ -105,11 +105,24 @@ def test_the_internal_hash_cannot_be_set() -> None:
         ('package = "linux', 'modules = ["a.ko"]\npackage = "linux', "kernel module name"),
         ('package = "linux', 'command-line = ["a b"]\npackage = "linux', "one word of a kernel command"),
         ('package = "linux', 'command-line = ["a", "a"]\npackage = "linux', "'a' is given twice"),
-        ('stub-package = "stub"', "stub-package = 7", "boot.stub-package"),
+        ('stub-package = "stub"', "stub-package = 7", "boot.stub-package: 7 is not a text"),
+        ('install = ["app"]', 'install = "app"', "packages.install: 'app' is not a list"),
+        ('install = ["app"]', 'install = ["app", 5]', "packages.install[1]: 5 is not a text"),
+        ('install = ["app"]', 'install = ["app"]\nomit = ["x"]', "packages.omit: ['x'] is not a table"),
+        ('install = ["app"]', 'install = ["app"]\npinned = ["x"]', "packages.pinned[0]: 'x' is not a table"),
+        ("[boot]", "[[user]]\nname='a'\nuid=true\ngid=1\n[boot]", "user[0].uid: True is not a whole number"),
+        ("[boot]", "[[user]]\nname='a'\nuid=1\ngid=70000\n[boot]", "user[0].gid: 70000 is not"),
     ],
 )
 def test_bad_values_name_their_key(old: str, new: str, says: str) -> None:
     assert says in refused(RECIPE.replace(old, new, 1)).reason
+
+
+def test_everything_that_is_wrong_is_named_at_once() -> None:
+    error = refused(RECIPE.replace('version = "1"', 'dev = 1\nverzion = "1"', 1))
+    assert error.reason == (
+        "key image.version is missing; image.dev: 1 is neither true nor false; unknown key image.verzion"
+    )
 
 
 @pytest.mark.parametrize(
