@@ -1,0 +1,1 @@
+"""Evidence and its verification: who measured what, and whether that is allowed."""

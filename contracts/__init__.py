@@ -1,0 +1,1 @@
+"""The contracts on Ethereum: sources, committed artefacts, storage layout and binding."""

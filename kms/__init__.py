@@ -1,0 +1,1 @@
+"""The key management service: checks evidence and policy, derives keys, writes receipts."""
