@@ -11,7 +11,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 ALLOWED = {
     "measurements": set(),
-    "contracts": set(),
+    "contracts": {"measurements"},
     "attestation": {"measurements"},
     "image_builder": {"measurements"},
     "guest_agent": {"measurements", "attestation"},
