@@ -4,9 +4,9 @@ Format (System V ABI, "Object Files"; 64 bits, little-endian, which is what amd6
 
 - header: magic and class; at 32 u64 offsets of the program headers and of the section headers; at 54 u16 size
   and number of the former, size and number of the latter, index of the section that holds their names
-- program header: u32 type, u32 flags, u64 offset, address, physical address, size in the file, in memory, ...
-- section header: u32 name, u32 type, u64 flags, address, offset, size, u32 link, ...; where the numbers do not
-  fit the header, the first section's size and link hold the number and the index
+- program header: u32 type, u32 flags, u64 offset, address, physical address, size in the file, ...
+- section header: u32 name, u32 type, u64 flags, address, offset, size, u32 link, ...; where the numbers do
+  not fit the header, the first section's size and link hold the number and the index
 - dynamic entries: i64 tag, u64 value; tag 0 ends the list
 """
 
