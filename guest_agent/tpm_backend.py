@@ -141,7 +141,7 @@ class TpmBackend:
             with _refusing("TPM2_ActivateCredential"), self._policy_session() as session:
                 blob = _whole(TPM2B_ID_OBJECT, id_object)
                 secret = _whole(TPM2B_ENCRYPTED_SECRET, encrypted_secret)
-                self._esapi.policy_secret(ESYS_TR.ENDORSEMENT, session, expiration=0)
+                self._esapi.policy_secret(ESYS_TR.ENDORSEMENT, session, b"", b"", b"", 0)
                 opened = self._esapi.activate_credential(
                     key, endorsement, blob, secret, session1=ESYS_TR.PASSWORD, session2=session
                 )
