@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import UTC, datetime
+from enum import StrEnum
 from importlib import resources
 from pathlib import Path
 from typing import Annotated
@@ -41,6 +42,13 @@ MirrorOption = Annotated[
 ]
 
 
+class Template(StrEnum):
+    """Recipes to start from, files ``recipe_<name>.toml`` of the image builder."""
+
+    DEFAULT = "default"
+    APPS = "apps"
+
+
 def register(app: typer.Typer) -> None:
     """Add the verbs of this module."""
     app.command("init")(init)
@@ -54,6 +62,10 @@ def register(app: typer.Typer) -> None:
 
 def init(
     folder: Annotated[Path, typer.Argument(help="Where to write the recipe.")] = Path("."),
+    template: Annotated[
+        Template,
+        typer.Option(help="What the image is for: a boot that reports itself, or one that runs apps."),
+    ] = Template.DEFAULT,
     json: JsonOption = False,
 ) -> None:
     """Write a commented recipe that builds as it is."""
@@ -61,7 +73,7 @@ def init(
     path = folder / RECIPE_NAME
     if path.exists():
         raise RecipeError("it exists already", subject=str(path), advice="remove it, or name another folder")
-    data = resources.files("image_builder").joinpath("data/recipe_default.toml").read_bytes()
+    data = resources.files("image_builder").joinpath(f"data/recipe_{template}.toml").read_bytes()
     folder.mkdir(parents=True, exist_ok=True)
     _write(path, data)
     out.line(f"wrote {path}; next: keyturn lock")
