@@ -16,6 +16,7 @@ from image_builder.manifest import MANIFEST_NAME, image_id, parse_manifest
 from image_builder.output_folder import new_folder
 from image_builder.progress import Progress
 from image_builder.recipe import Recipe
+from image_builder.sbom import draft_in_process
 from image_builder.store import Store, clear_disk_errors
 from image_builder.unpack import unpack_all
 
@@ -43,12 +44,16 @@ def build_image(request: BuildRequest, *, store: Store, output: Path, progress: 
     """
     check_lock(recipe_sha256=request.recipe.sha256, lock=request.lock)
     with clear_disk_errors(str(output)), new_folder(output) as folder, ThreadPoolExecutor() as pool:
+        table = request.recipe.image
         unpacked = pool.submit(unpack_all, request.lock.packages, store, jobs=request.jobs, progress=progress)
         # Hashing leaves the interpreter's lock alone, so the modules of the next steps are loaded meanwhile.
         from image_builder.build_artefacts import make_artefacts, write_documents
 
         packages = unpacked.result()
+        sbom = pool.submit(
+            draft_in_process, lock_data=request.lock_data, name=table.name, version=table.version
+        )
         facts = make_artefacts(request, packages, store=store, folder=folder, pool=pool, progress=progress)
-        write_documents(request, facts, folder)
+        write_documents(request, facts, sbom.result(), folder)
     manifest = (output / MANIFEST_NAME).read_bytes()
     return Image(folder=output, manifest=parse_manifest(manifest), id=image_id(manifest))

@@ -22,7 +22,7 @@ from image_builder.modules import KernelPackages
 from image_builder.progress import Progress
 from image_builder.provenance import PROVENANCE_NAME, provenance_bytes
 from image_builder.recipe import RECIPE_NAME, Recipe
-from image_builder.sbom import SBOM_NAME, sbom_bytes
+from image_builder.sbom import SBOM_NAME, finish_sbom
 from image_builder.store import Store, file_sha256
 from image_builder.tree import FileSlice, Tree
 from image_builder.unpack import Unpacked
@@ -152,11 +152,10 @@ def _manifest(request: BuildRequest, facts: Facts) -> bytes:
     )
 
 
-def write_documents(request: BuildRequest, facts: Facts, folder: Path) -> None:
+def write_documents(request: BuildRequest, facts: Facts, sbom: Mapping[str, Any], folder: Path) -> None:
     """Write manifest, bill of materials, provenance, and copies of recipe and lock."""
     manifest = _manifest(request, facts)
     image = image_id(manifest)
-    table = request.recipe.image
     provenance = provenance_bytes(
         lock=request.lock,
         lock_sha256=lock_sha256(request.lock_data),
@@ -167,9 +166,7 @@ def write_documents(request: BuildRequest, facts: Facts, folder: Path) -> None:
     (folder / RECIPE_NAME).write_bytes(request.recipe_data)
     (folder / LOCK_NAME).write_bytes(request.lock_data)
     (folder / PROVENANCE_NAME).write_bytes(provenance)
-    (folder / SBOM_NAME).write_bytes(
-        sbom_bytes(lock=request.lock, name=table.name, version=table.version, image=image)
-    )
+    (folder / SBOM_NAME).write_bytes(finish_sbom(sbom, image=image))
     (folder / MANIFEST_NAME).write_bytes(manifest)
 
 

@@ -7,24 +7,38 @@ file is not read, since images have none.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from image_builder.elf import Dynamic, ElfFormatError, read_dynamic_section
 from image_builder.tree import Content, Kind, Tree, read_content
 from image_builder.tree_paths import resolve
 from measurements.errors import KeyturnError
+
+_TEXT_TAGS = {"DT_NEEDED": "needed", "DT_RUNPATH": "runpath", "DT_RPATH": "rpath"}
+"""Tags that hold text, with the attribute under which pyelftools gives it."""
 
 DEFAULT_FOLDERS = (
     "usr/lib/x86_64-linux-gnu",
     "usr/lib64",
     "usr/lib",
 )
+_ELF_MAGIC = b"\x7fELF"
 
 
 class ElfError(KeyturnError):
     """A program that cannot be read, or that needs a library the image does not have."""
 
     code = "elf"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dynamic:
+    """What a program asks the loader for."""
+
+    interpreter: str
+    needed: tuple[str, ...]
+    run_path: tuple[str, ...]
 
 
 def library_closure(tree: Tree, programs: Iterable[str]) -> tuple[str, ...]:
@@ -56,12 +70,29 @@ def library_closure(tree: Tree, programs: Iterable[str]) -> tuple[str, ...]:
 
 def read_dynamic(content: Content, *, subject: str) -> Dynamic:
     """The loader's instructions in an ELF file; raises ``ElfError`` if it is none."""
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.dynamic import DynamicSegment
+    from elftools.elf.elffile import ELFFile
+    from elftools.elf.segments import InterpSegment
+
+    data = read_content(content)
+    if not data.startswith(_ELF_MAGIC):
+        raise ElfError("is not an ELF file", subject=f"/{subject}", advice="name a program of the image")
+    interpreter = ""
+    values: dict[str, list[str]] = {attribute: [] for attribute in _TEXT_TAGS.values()}
     try:
-        return read_dynamic_section(read_content(content))
-    except ElfFormatError as error:
-        raise ElfError(
-            str(error), subject=f"/{subject}", advice="name a program of the image, or get its package again"
-        ) from None
+        for segment in ELFFile(io.BytesIO(data)).iter_segments():
+            if isinstance(segment, InterpSegment):
+                interpreter = segment.get_interp_name()
+            elif isinstance(segment, DynamicSegment):
+                for tag in segment.iter_tags():
+                    if attribute := _TEXT_TAGS.get(tag.entry.d_tag):
+                        values[attribute].append(str(getattr(tag, attribute)))
+    except ELFError as error:
+        raise ElfError(str(error), subject=f"/{subject}", advice="get its package again") from None
+    run_path = values["runpath"] + values["rpath"]
+    folders = tuple(folder for entry in run_path for folder in entry.split(":") if folder)
+    return Dynamic(interpreter=interpreter, needed=tuple(values["needed"]), run_path=folders)
 
 
 def _wanted(tree: Tree, path: str, dynamic: Dynamic) -> Iterable[str]:

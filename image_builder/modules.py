@@ -11,6 +11,7 @@ module's end is over the plain bytes and stays valid.
 from __future__ import annotations
 
 import difflib
+import io
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,6 @@ from functools import cached_property
 from typing import NoReturn
 
 from image_builder.deb import decompressed
-from image_builder.elf import ElfFormatError, read_section
 from image_builder.tar_format import TarType
 from image_builder.tree import BytesContent, Content, read_content
 from image_builder.unpack import Member, Unpacked
@@ -150,13 +150,16 @@ class KernelPackages:
 
 def read_module_info(data: bytes, *, subject: str) -> ModuleInfo:
     """The dependencies in the plain module ``data``; raises ``KernelError`` if it has no ``.modinfo``."""
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.elffile import ELFFile
+
     try:
-        section = read_section(data, ".modinfo")
-    except ElfFormatError as error:
+        section = ELFFile(io.BytesIO(data)).get_section_by_name(".modinfo")
+    except ELFError as error:
         _refuse(subject, f"is not a kernel module: {error}")
     if section is None:
         _refuse(subject, "is not a kernel module: no section .modinfo")
-    pairs = [entry.partition("=")[::2] for entry in section.decode("utf-8", "replace").split("\0")]
+    pairs = [entry.partition("=")[::2] for entry in section.data().decode("utf-8", "replace").split("\0")]
     depends = [name for key, value in pairs if key == "depends" for name in value.split(",") if name]
     softdeps = [name for key, value in pairs if key == "softdep" for name in _before(value)]
     return ModuleInfo(depends=tuple(map(_module_name, depends)), before=tuple(map(_module_name, softdeps)))

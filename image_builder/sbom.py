@@ -1,100 +1,139 @@
 """The image's bill of materials in CycloneDX 1.6 JSON, the same bytes for the same image.
 
-Source: ECMA-424, "CycloneDX Bill of Materials"; JSON schema bom-1.6. The serial number is a version 5 UUID of
-the image id, and there is no time of making. Written without a library: importing one takes longer than
-writing the root file system.
+The serial number is a version 5 UUID of the image id, and there is no time of making.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-from urllib.parse import quote
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid5
 
-from image_builder.lockfile import Lock
+from image_builder.lockfile import Lock, LockedPackage, LockedWheel, parse_lock
 from image_builder.provenance import package_url
+from measurements.errors import KeyturnError
+
+if TYPE_CHECKING:
+    from cyclonedx.model import HashType
+    from cyclonedx.model.component import Component
 
 SBOM_NAME = "sbom.cdx.json"
 _NAMESPACE = UUID("5b6d2c80-2a3f-5f0e-9a35-1d1d6c0f7a11")
-_IMAGE = "image"
 
 
-def sbom_bytes(*, lock: Lock, name: str, version: str, image: str) -> bytes:
-    """The document of the image ``name`` with the image id ``image``, in canonical JSON."""
+class SbomError(KeyturnError):
+    """The bill of materials cannot be written."""
+
+    code = "sbom"
+
+
+def draft_in_process(*, lock_data: bytes, name: str, version: str) -> dict[str, Any]:
+    """What :func:`draft_sbom` returns, made by another process of this interpreter.
+
+    Importing the library takes longer than writing the root file system.
+    """
+    command = [sys.executable, "-m", __name__, name, version]
+    done = subprocess.run(command, input=lock_data, capture_output=True, check=False)
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise SbomError(
+            f"its process ended with status {done.returncode}: {said}",
+            subject=SBOM_NAME,
+            advice="install keyturn's locked Python packages again",
+        )
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+def draft_sbom(*, lock: Lock, name: str, version: str) -> dict[str, Any]:
+    """The document for image ``name``, as long as the image id is not known."""
+    from cyclonedx.model.bom import Bom, BomMetaData
+    from cyclonedx.model.component import Component, ComponentType
+    from cyclonedx.output.json import JsonV1Dot6
+
+    subject = Component(type=ComponentType.OPERATING_SYSTEM, name=name, version=version, bom_ref="image")
+    bom = Bom(
+        serial_number=_NAMESPACE,
+        metadata=BomMetaData(component=subject),
+        components=[*map(_package, lock.packages), *map(_wheel, lock.wheels), *_files(lock)],
+    )
+    bom.register_dependency(subject, bom.components)
+    document: dict[str, Any] = json.loads(JsonV1Dot6(bom).output_as_string())
+    # The library always notes the time of writing; the same image must give the same bytes.
+    document["metadata"].pop("timestamp", None)
+    return document
+
+
+def finish_sbom(draft: Mapping[str, Any], *, image: str) -> bytes:
+    """The document of the image with the image id ``image``, in canonical JSON."""
     import rfc8785
 
-    components = sorted((*_packages(lock), *_wheels(lock), *_files(lock)), key=_order)
-    references = sorted(str(component["bom-ref"]) for component in components)
-    subject: dict[str, Any] = {
-        "bom-ref": _IMAGE,
-        "type": "operating-system",
-        "name": name,
-        "version": version,
-        "hashes": _sha256(image),
-    }
+    metadata = draft["metadata"]
+    subject = {**metadata["component"], "hashes": [{"alg": "SHA-256", "content": image}]}
     return rfc8785.dumps(
         {
-            "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
-            "bomFormat": "CycloneDX",
-            "specVersion": "1.6",
+            **draft,
             "serialNumber": uuid5(_NAMESPACE, image).urn,
-            "version": 1,
-            "metadata": {"component": subject},
-            "components": components,
-            "dependencies": [
-                {"ref": reference, "dependsOn": references} if reference == _IMAGE else {"ref": reference}
-                for reference in sorted((_IMAGE, *references))
-            ],
+            "metadata": {**metadata, "component": subject},
         }
     )
 
 
-def _packages(lock: Lock) -> Iterator[dict[str, Any]]:
-    for package in lock.packages:
-        properties = {
-            "keyturn:role": package.role.value,
-            "keyturn:source": f"{package.source} {package.source_version}",
-            "keyturn:suite": package.suite,
-        }
-        yield {
-            "bom-ref": f"{package.role.value}/{package.name}",
-            "type": "library",
-            "name": package.name,
-            "version": package.version,
-            "purl": package_url(package.name, package.version, package.architecture),
-            "hashes": _sha256(package.sha256),
-            "properties": [{"name": key, "value": value} for key, value in properties.items()],
-        }
+def _package(package: LockedPackage) -> Component:
+    from cyclonedx.model import Property
+    from cyclonedx.model.component import Component, ComponentType
+    from packageurl import PackageURL
+
+    return Component(
+        type=ComponentType.LIBRARY,
+        name=package.name,
+        version=package.version,
+        bom_ref=f"{package.role.value}/{package.name}",
+        purl=PackageURL.from_string(package_url(package.name, package.version, package.architecture)),
+        hashes=_sha256(package.sha256),
+        properties=[
+            Property(name="keyturn:role", value=package.role.value),
+            Property(name="keyturn:source", value=f"{package.source} {package.source_version}"),
+            Property(name="keyturn:suite", value=package.suite),
+        ],
+    )
 
 
-def _wheels(lock: Lock) -> Iterator[dict[str, Any]]:
-    for wheel in lock.wheels:
-        # The package URL specification normalises names of this type.
-        name = wheel.name.lower().replace("_", "-")
-        yield {
-            "bom-ref": f"wheel/{wheel.name}",
-            "type": "library",
-            "name": wheel.name,
-            "version": wheel.version,
-            "purl": f"pkg:pypi/{quote(name, safe='')}@{quote(wheel.version, safe='')}",
-            "hashes": _sha256(wheel.sha256),
-        }
+def _wheel(wheel: LockedWheel) -> Component:
+    from cyclonedx.model.component import Component, ComponentType
+    from packageurl import PackageURL
+
+    return Component(
+        type=ComponentType.LIBRARY,
+        name=wheel.name,
+        version=wheel.version,
+        bom_ref=f"wheel/{wheel.name}",
+        purl=PackageURL(type="pypi", name=wheel.name, version=wheel.version),
+        hashes=_sha256(wheel.sha256),
+    )
 
 
-def _files(lock: Lock) -> Iterator[dict[str, Any]]:
+def _files(lock: Lock) -> Iterator[Component]:
+    from cyclonedx.model.component import Component, ComponentType
+
     for entry in (*lock.files, *lock.agent):
-        yield {
-            "bom-ref": f"file{entry.path}",
-            "type": "file",
-            "name": entry.path,
-            "hashes": _sha256(entry.sha256),
-        }
+        yield Component(
+            type=ComponentType.FILE,
+            name=entry.path,
+            bom_ref=f"file{entry.path}",
+            hashes=_sha256(entry.sha256),
+        )
 
 
-def _order(component: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(component.get(key, "") for key in ("type", "name", "version", "bom-ref"))
+def _sha256(value: str) -> list[HashType]:
+    from cyclonedx.model import HashAlgorithm, HashType
+
+    return [HashType(alg=HashAlgorithm.SHA_256, content=value)]
 
 
-def _sha256(value: str) -> list[dict[str, str]]:
-    return [{"alg": "SHA-256", "content": value}]
+if __name__ == "__main__":
+    _document = draft_sbom(lock=parse_lock(sys.stdin.buffer.read()), name=sys.argv[1], version=sys.argv[2])
+    sys.stdout.write(json.dumps(_document))
