@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.hashes import SHA512
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from measurements.app_manifest import KeyKind, KeyScope
 from measurements.errors import FormatError
 
 ROOT_SIZE = 64
@@ -45,25 +46,6 @@ class DerivationError(FormatError):
     """A key context that is not well formed."""
 
     code = "key-context"
-
-
-class KeyKind(StrEnum):
-    """What a key is used with."""
-
-    RAW_256 = "raw-256"
-    AES_256 = "aes-256"
-    ED25519 = "ed25519"
-    X25519 = "x25519"
-    SECP256K1 = "secp256k1"
-    P256 = "p256"
-
-
-class KeyScope(StrEnum):
-    """Who gets the same key: every version of the app, one version, or one instance."""
-
-    APP = "app"
-    CODE = "code"
-    INSTANCE = "instance"
 
 
 class KeyDomain(StrEnum):

@@ -22,8 +22,9 @@ from typing import Any, NoReturn
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from kms.derivation import KeyKind, KeyScope, is_key_path
+from kms.derivation import is_key_path
 from kms.strict_json import Fields, canonical_json, fail, member, read_object
+from measurements.app_manifest import KeyKind, KeyScope
 from measurements.errors import RefusedError
 from measurements.version import VERSION
 

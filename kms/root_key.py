@@ -17,16 +17,8 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from eth_keys.datatypes import PrivateKey
 
-from kms.derivation import (
-    ADDRESS_SIZE,
-    ROOT_SIZE,
-    DerivedKey,
-    KeyContext,
-    KeyDomain,
-    KeyKind,
-    KeyScope,
-    derive_key,
-)
+from kms.derivation import ADDRESS_SIZE, ROOT_SIZE, DerivedKey, KeyContext, KeyDomain, derive_key
+from measurements.app_manifest import KeyKind, KeyScope
 
 KMS_ID_PREFIX = b"keyturn-kms-root/1\0"
 NO_APP = bytes(ADDRESS_SIZE)

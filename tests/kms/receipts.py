@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kms.derivation import KeyKind, KeyScope
 from kms.receipt import ChainPosition, Decision, Outcome, Reason, Receipt, ReceiptKey, Subject
 from kms.root_key import ChainPin, RootKey
+from measurements.app_manifest import KeyKind, KeyScope
 
 PIN = ChainPin(chain_id=31337, contract=b"\x5f" * 20)
 ROOT = RootKey(root=bytes(range(64)), pin=PIN, development=False)

@@ -17,16 +17,9 @@ from eth_keys.datatypes import PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kms.derivation import (
-    DerivationError,
-    KeyContext,
-    KeyDomain,
-    KeyKind,
-    KeyScope,
-    derive_key,
-    key_info,
-)
+from kms.derivation import DerivationError, KeyContext, KeyDomain, derive_key, key_info
 from kms.root_key import ChainPin, RootKey, kms_id
+from measurements.app_manifest import KeyKind, KeyScope
 
 VECTORS = json.loads(
     (Path(__file__).resolve().parents[2] / "docs" / "key-derivation-vectors.json").read_text()

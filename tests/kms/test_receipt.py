@@ -12,7 +12,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kms.derivation import KeyKind, KeyScope
 from kms.receipt import (
     RECEIPT_PAYLOAD_TYPE,
     Decision,
@@ -31,6 +30,7 @@ from kms.receipt import (
     verify_receipt,
 )
 from kms.strict_json import FieldError
+from measurements.app_manifest import KeyKind, KeyScope
 from measurements.errors import KeyturnError
 from tests.kms.receipts import CHAIN, ISSUE, REFUSE, ROOT, SUBJECT, receipt
 
