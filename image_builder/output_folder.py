@@ -23,15 +23,18 @@ class OutputError(KeyturnError):
 
 
 @contextmanager
-def new_folder(output: Path) -> Iterator[Path]:
+def new_folder(output: Path, *, marker: str = MANIFEST_NAME) -> Iterator[Path]:
     """A folder to write to, which becomes ``output`` if the block ends well and vanishes otherwise.
 
-    An image that is at ``output`` is replaced; anything else there raises ``OutputError``.
+    A folder with the file ``marker`` in it (an image) is replaced; anything else there raises
+    ``OutputError``.
     """
     output = output.absolute()
-    if output.exists() and not _replaceable(output):
+    if output.exists() and not _replaceable(output, marker):
         raise OutputError(
-            "exists and is not an image", subject=str(output), advice="name another folder with --output"
+            f"exists and is not an image or app: it has no {marker}",
+            subject=str(output),
+            advice="name another folder with --output",
         )
     output.parent.mkdir(parents=True, exist_ok=True)
     for kind in ("partial", "old"):
@@ -46,8 +49,8 @@ def new_folder(output: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _replaceable(output: Path) -> bool:
-    return output.is_dir() and ((output / MANIFEST_NAME).is_file() or not any(output.iterdir()))
+def _replaceable(output: Path, marker: str) -> bool:
+    return output.is_dir() and ((output / marker).is_file() or not any(output.iterdir()))
 
 
 def _replace(partial: Path, output: Path) -> None:
