@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Mapping, Sequence
 
 from measurements.errors import RefusedError
@@ -11,6 +12,8 @@ INPUT_LIMIT = 32 << 10
 """What is sure to fit into a pipe that nobody reads yet."""
 OUTPUT_LIMIT = 64 << 10
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin", "LC_ALL": "C"}
+RESET_SIGNALS = (signal.SIGPIPE, signal.SIGTERM)
+"""What the interpreter ignores or the agent blocks, and a program started by it must not."""
 
 
 class ProgramError(RefusedError):
@@ -53,7 +56,12 @@ def attempt(
     ]
     try:
         pid = os.posix_spawn(
-            command[0], list(command), {**ENVIRONMENT, **(environment or {})}, file_actions=actions
+            command[0],
+            list(command),
+            {**ENVIRONMENT, **(environment or {})},
+            file_actions=actions,
+            setsigmask=(),
+            setsigdef=RESET_SIGNALS,
         )
     finally:
         os.close(source)

@@ -31,19 +31,21 @@ def keyturn(*arguments: str | Path, folder: Path | None = None) -> subprocess.Co
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=600)
 
 
-def build_image(folder: Path, *, changes: Mapping[str, str] | None = None) -> Image:
-    """Build an image in ``folder``; ``changes`` maps lines of the default recipe to what replaces them.
+def build_image(
+    folder: Path, *, changes: Mapping[str, str] | None = None, template: str = "default"
+) -> Image:
+    """Build an image in ``folder``; ``changes`` maps lines of the template to what replaces them.
 
     The test skips where the package archive cannot be reached or its keyring is not installed.
     """
     if not KEYRING.is_file():
         pytest.skip("the archive's keyring is not installed (package debian-archive-keyring)")
     folder.mkdir(parents=True, exist_ok=True)
-    _succeed(keyturn("init", folder))
+    _succeed(keyturn("init", "--template", template, folder))
     recipe = folder / "keyturn.toml"
     text = recipe.read_text()
     for line, replacement in (changes or {}).items():
-        assert text.count(line) == 1, f"the default recipe has no line {line!r}"
+        assert text.count(line) == 1, f"the recipe has no line {line!r}"
         text = text.replace(line, replacement)
     recipe.write_text(text)
     for verb in ("lock", "fetch"):
