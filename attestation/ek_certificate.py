@@ -10,9 +10,9 @@ certificate are required:
   to 2.23.133.2.3), critical or not;
 - no other critical extension.
 
-Of every issuer up to the root: an authority that may sign certificates, within its path length, valid, and
-no critical extension but basic constraints and key usage (name constraints would be ignored, so they are
-refused). A root is trusted by its bytes, self-signed or not.
+Of every issuer up to the root: an authority that may sign certificates, within its path length, valid,
+signed with SHA-256 or better, and no critical extension but basic constraints and key usage (name
+constraints would be ignored, so they are refused). A root is trusted by its bytes, self-signed or not.
 
 SHA-256 of the root's DER is the *platform root*; SHA-256 of the EK's SubjectPublicKeyInfo is the *platform
 id*. It is not that of the certificate, because anybody can give an ECDSA signature another form. Revocation

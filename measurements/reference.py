@@ -8,7 +8,8 @@ Layout, one JSON object::
      "events": [{"pcr": int, "type": "EV_...", "digest": {bank: hex}, "description": text,
                  "source": "computed" | "dry-boot", "origin": text}, ...]}
 
-Hexadecimal is lower case; the events are in the order of the boot and yield exactly the banks' values.
+Hexadecimal is lower case; the events are in the order of the boot and yield exactly the banks' values. The
+document without its events is that of ``measurements.reference_digest``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 from measurements.boot_sequence import PREDICTED_PCRS, UNLOGGED_PCRS, Prediction
 from measurements.errors import FormatError
 from measurements.events import Bank, EventType, MeasuredEvent, Provenance, replay
+from measurements.reference_digest import ReferenceValues
 
 PLATFORM = "tpm"
 _KEYS = {"platform", "shape", "banks", "events"}
@@ -66,6 +68,12 @@ def parse_reference(data: bytes, *, subject: str = "reference values") -> Refere
     if replay(reference.events, pcrs=PREDICTED_PCRS) != reference.registers:
         raise _error("has events that do not yield its registers", subject)
     return reference
+
+
+def reference_values(reference: Reference) -> ReferenceValues:
+    """The values without events, as a guest declares them and a contract allows their digest."""
+    banks = {bank.value: dict(values) for bank, values in reference.registers.items()}
+    return ReferenceValues(shape=reference.shape, banks=banks)
 
 
 def read_reference(path: Path) -> Reference:

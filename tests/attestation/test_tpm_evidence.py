@@ -289,6 +289,11 @@ def test_the_reference_of_another_shape_is_refused() -> None:
     assert stopped_at(EVIDENCE, dataclasses.replace(EXPECTED, reference=other)) == "reference"
 
 
+def test_reference_values_without_a_canonical_form_are_refused() -> None:
+    odd = REFERENCE._replace(shape={"memory": "\ud800"})
+    assert stopped_at(EVIDENCE._replace(reference=odd)) == "reference-form"
+
+
 @pytest.mark.parametrize("bank", ["sha256", "sha384"])
 @pytest.mark.parametrize("pcr", range(14))
 def test_every_register_must_be_that_of_the_reference(bank: str, pcr: int) -> None:

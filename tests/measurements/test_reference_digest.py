@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import rfc8785
 
 from measurements.errors import FormatError
+from measurements.reference import parse_reference, reference_document, reference_values
 from measurements.reference_digest import (
     ReferenceValues,
     decode_reference_values,
@@ -18,6 +20,7 @@ from measurements.reference_digest import (
     reference_digest,
     reference_values_document,
 )
+from tests.support.boot_model import ModelImage, ModelMachine, predict
 
 VALUES = ReferenceValues(
     shape={"memory": "2GiB", "cpus": 1, "smm": False, "disk": [{"slot": 3}]},
@@ -36,6 +39,15 @@ def test_the_digest_is_over_the_canonical_document() -> None:
     encoded = rfc8785.dumps(document())
     assert reference_digest(VALUES) == hashlib.sha256(b"keyturn-reference/1\0" + encoded).digest()
     assert decode_reference_values(encoded) == VALUES
+
+
+def test_a_prediction_gives_the_values_without_its_events() -> None:
+    prediction = predict(ModelMachine(), ModelImage())
+    predicted = reference_document(prediction, shape={"memory": "2GiB"})
+    values = reference_values(parse_reference(json.dumps(predicted).encode()))
+    del predicted["events"]
+    assert reference_values_document(values) == predicted
+    assert parse_reference_values(predicted) == values
 
 
 def test_every_register_and_the_shape_change_the_digest() -> None:
