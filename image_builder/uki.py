@@ -84,22 +84,22 @@ def build_uki(stub: bytes, sections: Sequence[UkiSection]) -> bytes:
     _check_sections(pe, ordered)
     address = max(section.virtual_address + section.virtual_size for section in pe.sections)
     _check_total(pe, ordered, address)
-    body = bytearray(memoryview(stub)[: _end_of_sections(pe)])
-    _pad(body, pe.file_alignment)
+    head = bytearray(memoryview(stub)[: _end_of_sections(pe)])
+    head += _padding(len(head), pe.file_alignment)
+    pieces: list[bytes | bytearray] = [head]
+    size = stub_size = len(head)
     slot = pe.section_table_offset + len(pe.sections) * SECTION_HEADER_SIZE
-    added_size = 0
     for section in ordered:
         address = _round_up(address, pe.section_alignment)
         raw_size = _round_up(len(section.data), pe.file_alignment)
-        header = (section.name.encode(), len(section.data), address, raw_size, len(body), _READABLE_DATA)
-        struct.pack_into("<8sIIII12xI", body, slot, *header)
-        body += section.data
-        _pad(body, pe.file_alignment)
+        header = (section.name.encode(), len(section.data), address, raw_size, size, _READABLE_DATA)
+        struct.pack_into("<8sIIII12xI", head, slot, *header)
+        pieces += (section.data, _padding(len(section.data), pe.file_alignment))
         slot += SECTION_HEADER_SIZE
         address += len(section.data)
-        added_size += raw_size
-    _patch_headers(body, pe, added=len(ordered), added_size=added_size, end_address=address)
-    return bytes(body)
+        size += raw_size
+    _patch_headers(head, pe, added=len(ordered), added_size=size - stub_size, end_address=address)
+    return b"".join(pieces)
 
 
 def _checked_stub(stub: bytes) -> PeFile:
@@ -187,8 +187,8 @@ def _end_of_sections(pe: PeFile) -> int:
     return max(section.raw_offset + section.raw_size for section in pe.sections if section.raw_size)
 
 
-def _pad(body: bytearray, alignment: int) -> None:
-    body += bytes(-len(body) % alignment)
+def _padding(size: int, alignment: int) -> bytes:
+    return bytes(-size % alignment)
 
 
 def _round_up(value: int, alignment: int) -> int:
