@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from image_builder.build_boot import BootFiles, boot_files
+from image_builder.build_boot import BootFiles, KernelFiles, boot_files, kernel_files
 from image_builder.build_root import Inputs, check_root_size, root_tree
 from image_builder.bytecode import Runner, compile_bytecode
 from image_builder.disk import ROOT_NAME, DiskLayout, write_disk
@@ -23,8 +23,9 @@ from image_builder.progress import Progress
 from image_builder.provenance import PROVENANCE_NAME, provenance_bytes
 from image_builder.recipe import RECIPE_NAME, Recipe
 from image_builder.sbom import SBOM_NAME, finish_sbom
-from image_builder.store import Store, file_sha256
-from image_builder.tree import FileSlice, Tree
+from image_builder.store import Store
+from image_builder.stream_hash import PieceBuffer, StreamHash
+from image_builder.tree import BytesContent, Tree
 from image_builder.unpack import Unpacked
 from image_builder.verity import BLOCK_SIZE, VerityHasher, VerityStream, VerityTree, write_verity
 from measurements.events import Bank
@@ -38,12 +39,20 @@ BOOT_PATH = "EFI/BOOT/BOOTX64.EFI"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Parts:
-    """What a build works on: the root's tree, the kernel packages, the packages with the stub."""
+class _Kernel:
+    """The kernel's files, and what is known of the kernel itself."""
 
-    tree: Tree
-    kernel: KernelPackages
-    stubs: tuple[Unpacked, ...]
+    files: KernelFiles
+    sha256: str
+    digests: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WrittenRoot:
+    """The root file system's hash tree, and the SHA-256 of the whole file."""
+
+    verity: VerityTree
+    sha256: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,60 +79,55 @@ def make_artefacts(
     progress: Progress,
 ) -> Facts:
     """Write the artefacts into ``folder``; hashing and writing go on in ``pool`` meanwhile."""
-    parts = _parts(request, unpacked, store, progress)
-    verity = write_root(parts.tree, folder / Artefact.ROOT, limit=request.recipe.image.root_size_limit)
-    return _finish(request.recipe, parts, verity, folder, pool)
-
-
-def _parts(request: BuildRequest, unpacked: Sequence[Unpacked], store: Store, progress: Progress) -> _Parts:
+    recipe = request.recipe
     root, kernel, stubs = (
         tuple(package for package in unpacked if package.role is role)
         for role in (PackageRole.ROOT, PackageRole.KERNEL, PackageRole.STUB)
     )
-    kernel_packages = KernelPackages(kernel)
-    tree = root_tree(Inputs(recipe=request.recipe, lock=request.lock, store=store, packages=root))
-    runner = _qemu_runner(kernel_packages) if request.in_qemu else None
+    packages = KernelPackages(kernel)
+    reading = pool.submit(_read_kernel, packages, recipe, folder)
+    tree = root_tree(Inputs(recipe=recipe, lock=request.lock, store=store, packages=root))
+    runner = _qemu_runner(packages) if request.in_qemu else None
     tree |= compile_bytecode(tree, store=store, jobs=request.jobs, progress=progress, runner=runner)
-    return _Parts(tree=tree, kernel=kernel_packages, stubs=stubs)
-
-
-def _finish(
-    recipe: Recipe, parts: _Parts, verity: VerityTree, folder: Path, pool: ThreadPoolExecutor
-) -> Facts:
-    kernel = parts.kernel
-    hashes = {Artefact.ROOT: pool.submit(file_sha256, folder / Artefact.ROOT)}
+    written = write_root(tree, folder / Artefact.ROOT, limit=recipe.image.root_size_limit)
+    read = reading.result()
     boot = boot_files(
         recipe=recipe,
-        tree=parts.tree,
-        kernel=kernel,
-        stubs=parts.stubs,
-        verity=verity,
+        tree=tree,
+        release=packages.release,
+        kernel=read.files,
+        stubs=stubs,
+        verity=written.verity,
         partition=partition_guid(recipe.image.name, ROOT_NAME),
     )
-    disk = pool.submit(_write_artefacts, recipe, boot, folder)
-    kernel_digests = pool.submit(_authenticode, boot.kernel, "kernel")
-    uki = _uki_facts(boot.uki)
-    hashes |= {
-        artefact: pool.submit(_sha256, data)
+    disk = pool.submit(_write_disk, recipe.image.name, boot, folder)
+    hashes = {
+        artefact: pool.submit(_write, folder / artefact, data)
         for artefact, data in (
-            (Artefact.KERNEL, boot.kernel),
+            (Artefact.UKI, boot.uki),
             (Artefact.INITRD, boot.initrd),
             (Artefact.CMDLINE, boot.command_line),
-            (Artefact.UKI, boot.uki),
         )
     }
-    layout = disk.result()
-    hashes[Artefact.DISK] = pool.submit(file_sha256, folder / Artefact.DISK)
-    sizes = {name: (folder / name).stat().st_size for name in Artefact}
+    uki = _uki_facts(boot.uki, pool)
+    layout, disk_sha256 = disk.result()
+    sha256 = {artefact: hashing.result() for artefact, hashing in hashes.items()}
+    sha256 |= {
+        Artefact.ROOT: written.sha256,
+        Artefact.KERNEL: read.sha256,
+        Artefact.DISK: disk_sha256,
+    }
     return Facts(
-        release=kernel.release,
-        config=kernel.config,
-        kernel_digests=kernel_digests.result(),
+        release=packages.release,
+        config=packages.config,
+        kernel_digests=read.digests,
         command_line=boot.command_line.decode("ascii"),
-        verity=verity,
+        verity=written.verity,
         uki=uki,
         layout=layout,
-        artefacts={name.value: {"size": sizes[name], "sha256": hashes[name].result()} for name in Artefact},
+        artefacts={
+            name.value: {"size": (folder / name).stat().st_size, "sha256": sha256[name]} for name in Artefact
+        },
     )
 
 
@@ -176,33 +180,47 @@ def _qemu_runner(kernel: KernelPackages) -> Runner:
     return qemu_runner(kernel)
 
 
-def write_root(tree: Tree, path: Path, *, limit: int) -> VerityTree:
+def write_root(tree: Tree, path: Path, *, limit: int) -> WrittenRoot:
     """Write the root file system with its hash tree behind it, in one pass; at most ``limit`` bytes."""
     check_root_size(tree, limit=limit)
     hasher = VerityHasher()
-    with path.open("xb", buffering=1 << 20) as stream:
-        summary = write_erofs(tree, VerityStream(stream, hasher))
+    with path.open("xb") as stream, StreamHash(stream) as digest:
+        pieces = PieceBuffer(VerityStream(digest, hasher))
+        summary = write_erofs(tree, pieces)
+        pieces.flush()
         verity = hasher.finish()
-        write_verity(verity, stream)
+        write_verity(verity, digest)
+        sha256 = digest.hexdigest()
     check_root_size(tree, limit=limit, size=summary.bytes + verity.hash_bytes)
-    return verity
+    return WrittenRoot(verity=verity, sha256=sha256)
 
 
-def _write_artefacts(recipe: Recipe, boot: BootFiles, folder: Path) -> DiskLayout:
-    for artefact, data in (
-        (Artefact.KERNEL, boot.kernel),
-        (Artefact.INITRD, boot.initrd),
-        (Artefact.CMDLINE, boot.command_line),
-        (Artefact.UKI, boot.uki),
-    ):
-        (folder / artefact).write_bytes(data)
-    uki = FileSlice(path=folder / Artefact.UKI, offset=0, size=len(boot.uki))
-    return write_disk(
-        folder / Artefact.DISK,
-        name=recipe.image.name,
-        esp_files={BOOT_PATH: uki},
-        root=folder / Artefact.ROOT,
+def _read_kernel(packages: KernelPackages, recipe: Recipe, folder: Path) -> _Kernel:
+    files = kernel_files(packages, modules=recipe.kernel.modules)
+    return _Kernel(
+        files=files,
+        sha256=_write(folder / Artefact.KERNEL, files.image),
+        digests={bank.value: _authenticode(files.image, bank, "kernel") for bank in Bank},
     )
+
+
+def _write_disk(name: str, boot: BootFiles, folder: Path) -> tuple[DiskLayout, str]:
+    """Write the disk; its layout and SHA-256."""
+    with StreamHash() as digest:
+        layout = write_disk(
+            folder / Artefact.DISK,
+            name=name,
+            esp_files={BOOT_PATH: BytesContent(boot.uki)},
+            root=folder / Artefact.ROOT,
+            follower=digest,
+        )
+        return layout, digest.hexdigest()
+
+
+def _write(path: Path, data: bytes) -> str:
+    """Write a file; its SHA-256."""
+    path.write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def _verity_facts(verity: VerityTree) -> dict[str, int | str]:
@@ -216,7 +234,8 @@ def _verity_facts(verity: VerityTree) -> dict[str, int | str]:
     }
 
 
-def _uki_facts(uki: bytes) -> dict[str, Any]:
+def _uki_facts(uki: bytes, pool: ThreadPoolExecutor) -> dict[str, Any]:
+    digests = {bank.value: pool.submit(_authenticode, uki, bank, "uki.efi") for bank in Bank}
     pe = parse_pe(uki, subject="uki.efi")
     sections = []
     for section in pe.sections:
@@ -225,16 +244,12 @@ def _uki_facts(uki: bytes) -> dict[str, Any]:
     return {
         "stub_version": stub_version(uki, subject="uki.efi").text,
         "sections": sections,
-        "authenticode": _authenticode(uki, "uki.efi"),
+        "authenticode": {bank: digest.result() for bank, digest in digests.items()},
     }
 
 
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _authenticode(data: bytes, subject: str) -> dict[str, str]:
-    return {bank.value: authenticode_digest(data, bank, subject=subject).hex() for bank in Bank}
+def _authenticode(data: bytes, bank: Bank, subject: str) -> str:
+    return authenticode_digest(data, bank, subject=subject).hex()
 
 
 def _disk_facts(layout: DiskLayout) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -10,7 +11,7 @@ from image_builder.command_line import kernel_command_line
 from image_builder.cpio import cpio_bytes
 from image_builder.elf_closure import library_closure
 from image_builder.initrd import PROGRAMS, KernelModule, VerifiedRoot, initrd_tree
-from image_builder.modules import KernelPackages
+from image_builder.modules import KernelPackages, Module
 from image_builder.recipe import Recipe
 from image_builder.tar_format import TarType
 from image_builder.tree import Tree, read_content
@@ -33,42 +34,57 @@ class BootFiles:
     uki: bytes
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KernelFiles:
+    """What is taken from the kernel packages: the kernel, and the modules in their order."""
+
+    image: bytes
+    modules: tuple[Module, ...]
+
+
+def kernel_files(kernel: KernelPackages, *, modules: Iterable[str]) -> KernelFiles:
+    """The kernel and the named ``modules`` with what they depend on."""
+    return KernelFiles(image=read_content(kernel.image), modules=kernel.load_order(modules))
+
+
 def boot_files(
     *,
     recipe: Recipe,
     tree: Tree,
-    kernel: KernelPackages,
+    release: str,
+    kernel: KernelFiles,
     stubs: tuple[Unpacked, ...],
     verity: VerityTree,
     partition: UUID,
 ) -> BootFiles:
-    """The boot files of the image whose root is ``tree`` with the hash tree ``verity`` in ``partition``."""
+    """The boot files of the image whose root is ``tree`` with the hash tree ``verity`` in ``partition``.
+
+    ``release`` is the kernel's.
+    """
     command_line = kernel_command_line(recipe.kernel.command_line)
     initrd = cpio_bytes(
         initrd_tree(
             tree,
             libraries=library_closure(tree, PROGRAMS),
             modules=[
-                KernelModule(file_name=module.file_name, content=module.content)
-                for module in kernel.load_order(recipe.kernel.modules)
+                KernelModule(file_name=module.file_name, content=module.content) for module in kernel.modules
             ],
             command_line=command_line,
             root=VerifiedRoot(partition=partition, verity=verity, privileged=is_privileged(tree)),
         )
     )
-    linux = read_content(kernel.image)
     encoded = command_line.encode("ascii")
     uki = build_uki(
         _stub(stubs),
         [
             UkiSection(name=SectionName.OSREL, data=_os_release(tree, recipe)),
             UkiSection(name=SectionName.CMDLINE, data=encoded),
-            UkiSection(name=SectionName.UNAME, data=kernel.release.encode("ascii")),
+            UkiSection(name=SectionName.UNAME, data=release.encode("ascii")),
             UkiSection(name=SectionName.INITRD, data=initrd),
-            UkiSection(name=SectionName.LINUX, data=linux),
+            UkiSection(name=SectionName.LINUX, data=kernel.image),
         ],
     )
-    return BootFiles(kernel=linux, initrd=initrd, command_line=encoded, uki=uki)
+    return BootFiles(kernel=kernel.image, initrd=initrd, command_line=encoded, uki=uki)
 
 
 def _stub(packages: tuple[Unpacked, ...]) -> bytes:

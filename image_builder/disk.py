@@ -19,10 +19,10 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 from uuid import UUID
 
-from image_builder.fat32 import write_fat32
+from image_builder.fat32 import fat32_size, write_fat32
 from image_builder.gpt import ALIGNMENT_BLOCKS, BACKUP_SIZE, build_gpt, disk_guid, partition_guid
 from image_builder.tree import CHUNK, Content
 from measurements.gpt import BLOCK, Partition
@@ -47,43 +47,76 @@ class DiskLayout:
     partitions: tuple[Partition, ...]
 
 
-class SparseWriter:
-    """Writes to ``stream`` from its position on, but skips over pieces that are all zero.
+class Follower(Protocol):
+    """Something that is given the disk's bytes from front to back while they are written."""
+
+    def write(self, data: bytes, /) -> object:
+        """Take the next bytes."""
+
+    def read(self, path: Path) -> None:
+        """Take the content of the file ``path`` as the next bytes."""
+
+
+class DiskWriter:
+    """Writes a disk from front to back; ``follower``, if given, gets the same bytes.
 
     The caller sets the file's final length.
     """
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BinaryIO, follower: Follower | None) -> None:
         self._stream = stream
+        self._follower = follower
         self._zeros = bytes(CHUNK)
 
     def write(self, data: bytes, /) -> int:
-        """Take ``data`` as the next bytes."""
+        """Take ``data`` as the next bytes; what is all zero becomes a hole."""
         if len(data) <= CHUNK and data == self._zeros[: len(data)]:
             self._stream.seek(len(data), os.SEEK_CUR)
         else:
             self._stream.write(data)
+        if self._follower is not None:
+            self._follower.write(data)
         return len(data)
 
+    def fill(self, end: int) -> None:
+        """Zeros up to the offset ``end``."""
+        while (missing := end - self._stream.tell()) > 0:
+            self.write(self._zeros[: min(missing, CHUNK)])
 
-def write_disk(path: Path, *, name: str, esp_files: Mapping[str, Content], root: Path) -> DiskLayout:
+    def copy(self, path: Path) -> None:
+        """Take the content of the file ``path`` as the next bytes."""
+        if self._follower is not None:
+            self._follower.read(path)
+        with path.open("rb") as source:
+            _copy(source, self._stream)
+
+
+def write_disk(
+    path: Path,
+    *,
+    name: str,
+    esp_files: Mapping[str, Content],
+    root: Path,
+    follower: Follower | None = None,
+) -> DiskLayout:
     """Write the disk of the image ``name`` to ``path``, replacing it; ``root`` is the root file system with
     its verity tree.
 
     Raises ``FatError`` for files that do not fit an EFI system partition, and ``OSError`` where ``path``
     cannot be written.
     """
-    with path.open("wb") as disk, root.open("rb") as source:
-        disk.seek(_ALIGNMENT)
-        guid = partition_guid(name, ESP_NAME)
-        esp = write_fat32(esp_files, SparseWriter(disk), volume_id=guid.fields[0], label=ESP_LABEL)
-        layout = plan_disk(name, esp_size=esp.size, root_size=os.fstat(source.fileno()).st_size)
-        disk.truncate(layout.size)
-        _copy(source, disk, offset=layout.partitions[1].first_lba * BLOCK)
-        table = build_gpt(layout.size // BLOCK, layout.disk_guid, layout.partitions)
-        disk.seek(0)
+    layout = plan_disk(name, esp_size=fat32_size(esp_files), root_size=root.stat().st_size)
+    esp, root_partition = layout.partitions
+    table = build_gpt(layout.size // BLOCK, layout.disk_guid, layout.partitions)
+    with path.open("wb") as stream:
+        stream.truncate(layout.size)
+        disk = DiskWriter(stream, follower)
         disk.write(table.primary)
-        disk.seek(layout.size - len(table.backup))
+        disk.fill(esp.first_lba * BLOCK)
+        write_fat32(esp_files, disk, volume_id=esp.guid.fields[0], label=ESP_LABEL)
+        disk.fill(root_partition.first_lba * BLOCK)
+        disk.copy(root)
+        disk.fill(layout.size - len(table.backup))
         disk.write(table.backup)
     return layout
 
@@ -112,9 +145,10 @@ def _partition(
     )
 
 
-def _copy(source: BinaryIO, disk: BinaryIO, *, offset: int) -> None:
-    """Copy all of ``source`` to ``offset`` of ``disk``."""
+def _copy(source: BinaryIO, disk: BinaryIO) -> None:
+    """Copy all of ``source`` to where ``disk`` is."""
     disk.flush()
+    offset = disk.tell()
     done = _kernel_copy(source.fileno(), disk.fileno(), offset=offset)
     source.seek(done)
     disk.seek(offset + done)

@@ -126,6 +126,11 @@ def write_fat32(
     )
 
 
+def fat32_size(files: Mapping[str, Content]) -> int:
+    """Bytes of the smallest file system that holds ``files``; raises ``FatError``."""
+    return _geometry(sum(item.clusters for item in _place(files)), None).sectors * SECTOR
+
+
 def _place(files: Mapping[str, Content]) -> list[_Object]:
     """All objects in the order of their clusters: directories (root first), then files, both by path."""
     directories = {""}

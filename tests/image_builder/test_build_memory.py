@@ -34,8 +34,8 @@ package = LockedPackage(name="big", version="1", architecture="amd64", role=Pack
     sha256=sha256, path="pool/big.deb", suite="trixie", source="big", source_version="1")
 unpacked = unpack_all([package], Store(root), jobs=2, progress=NoProgress())
 tree = merge_packages(unpacked, accounts=accounts(), rules=rules())
-verity = write_root(tree, root / "root.erofs", limit=2 << 30)
-assert verity.data_bytes > 1 << 30
+written = write_root(tree, root / "root.erofs", limit=2 << 30)
+assert written.verity.data_bytes > 1 << 30
 print(peak_bytes())
 """
 
