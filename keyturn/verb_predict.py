@@ -6,7 +6,7 @@ import json as json_module
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,6 +27,8 @@ from keyturn.verb_run import find_firmware
 if TYPE_CHECKING:
     from measurements.boot_sequence import Prediction
     from measurements.events import Bank, MeasuredEvent
+    from measurements.qemu_args import FirmwareFiles
+    from measurements.shape import MachineShape
 
 REFERENCE_FOLDER = "reference"
 
@@ -43,7 +45,7 @@ def register(app: typer.Typer) -> None:
 
 
 def predict(
-    image: Annotated[Path, typer.Argument(help="An image folder.")],
+    image: Annotated[Path | None, typer.Argument(help="An image folder; may be left out with --app.")] = None,
     platform: Annotated[Platform, typer.Option("--platform", help="Whose registers.")] = Platform.TPM,
     shape: ShapeOption = None,
     memory: MemoryOption = None,
@@ -66,33 +68,66 @@ def predict(
         typer.Option("--output", help="Where the reference values go; by default into the image folder."),
     ] = None,
     events: Annotated[bool, typer.Option("--events", help="Also show every event.")] = False,
+    app: Annotated[
+        Path | None, typer.Option("--app", help="An app folder, whose runtime events are predicted, too.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="The config disk of that app.")] = None,
     json: JsonOption = False,
 ) -> None:
     """Compute every register and event of a boot, each with the input it comes from."""
+    out = Output(json=json)
+    if (app is None) != (config is None) or (image is None and app is None):
+        raise typer.BadParameter("give an image folder, or --app with --config, or all of them")
+    if image is None:
+        document: dict[str, Any] = {}
+    else:
+        wanted = make_shape(
+            shape=shape, memory=memory, cpus=cpus, machine=machine, disks=disk, nics=nic, tpm=tpm
+        )
+        files = find_firmware(firmware_code, firmware_vars)
+        prediction = _predict(image, files, wanted, firmware_profile)
+        document = _publish(
+            out,
+            prediction,
+            shape=wanted,
+            target=output or image / REFERENCE_FOLDER / f"{platform.value}.json",
+            events=events,
+        )
+    if app is not None and config is not None:
+        from keyturn.app_prediction import predict_app
+
+        document["runtime"] = predict_app(out, app, config, image=image)
+    out.result(document)
+
+
+def _predict(image: Path, files: FirmwareFiles, wanted: MachineShape, profile: Path | None) -> Prediction:
     from image_builder.measured_image import read_measured_image
     from measurements.boot_sequence import measure_image
     from measurements.predict_tpm import FirmwareInputs, predict_measured
-    from measurements.reference import reference_document
 
-    out = Output(json=json)
-    wanted = make_shape(shape=shape, memory=memory, cpus=cpus, machine=machine, disks=disk, nics=nic, tpm=tpm)
-    files = find_firmware(firmware_code, firmware_vars)
     with ThreadPoolExecutor(max_workers=1) as pool:
         # Unpacking the firmware and hashing the image take about the same time.
         firmware = pool.submit(
-            FirmwareInputs.read, code=files.code, variables=files.variables, profile=firmware_profile
+            FirmwareInputs.read, code=files.code, variables=files.variables, profile=profile
         )
         measured = measure_image(read_measured_image(image))
-    prediction = predict_measured(measured, firmware.result(), wanted)
-    document = reference_document(prediction, shape=wanted.as_json())
-    target = output if output is not None else image / REFERENCE_FOLDER / f"{platform.value}.json"
+    return predict_measured(measured, firmware.result(), wanted)
+
+
+def _publish(
+    out: Output, prediction: Prediction, *, shape: MachineShape, target: Path, events: bool
+) -> dict[str, Any]:
+    """Write and show the reference values."""
+    from measurements.reference import reference_document
+
+    document = reference_document(prediction, shape=shape.as_json())
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json_module.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if events:
         _show_events(out, prediction)
     _show_registers(out, prediction)
     out.line(f"{len(prediction.events)} events; reference values in {escape(str(target))}")
-    out.result(document)
+    return document
 
 
 def _show_registers(out: Output, prediction: Prediction) -> None:
