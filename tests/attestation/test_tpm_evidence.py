@@ -184,6 +184,14 @@ def test_an_ek_of_another_root_is_refused() -> None:
     assert stopped_at(EVIDENCE, nothing_allowed) == "ek-chain"
 
 
+def test_an_ek_below_an_intermediate_authority_passes_only_with_it() -> None:
+    issuer = Authority("issuer", parent=ROOT)
+    evidence = evidence_of(tpm=PaperTpm(issuer))
+    assert stopped_at(evidence) == "ek-chain"
+    known = dataclasses.replace(EXPECTED, intermediates=[issuer.certificate])
+    assert passed(verify_tpm_evidence(evidence, known))
+
+
 def test_an_ek_certificate_that_expired_is_refused() -> None:
     assert stopped_at(EVIDENCE, dataclasses.replace(EXPECTED, now=NOW + 20 * 365 * 86400)) == "ek-chain"
 
