@@ -15,11 +15,22 @@ from kms.chain_view import (
     registry_slots,
 )
 from kms.journal import Block, Journal
+from kms.refusal import RefusalCode, RefusalError
 from kms.rpc import Node
 
 
 def read_head(node: Node, *, pins: ChainPins, journal: Journal, now: int) -> Header:
     """The finalized block, checked and remembered. Raises ``RefusalError`` or ``NodeError``."""
+    try:
+        return _read_head(node, pins=pins, journal=journal, now=now)
+    except RefusalError as refusal:
+        if refusal.code != RefusalCode.OLDER_HEAD:
+            raise
+        # Another request may have seen a block that was finalized while this one asked: ask again, once.
+        return _read_head(node, pins=pins, journal=journal, now=now)
+
+
+def _read_head(node: Node, *, pins: ChainPins, journal: Journal, now: int) -> Header:
     chain_id, head = node.chain_id(), node.finalized()
     with journal.exclusive():
         check_head(head, pins=pins, chain_id=chain_id, now=now, highest=journal.highest_block())

@@ -41,9 +41,10 @@ from kms.receipt import (
     sign_envelope,
     verify_receipt,
 )
+from kms.refusal import RefusalCode, RefusalError
 from kms.root_key import RootKey
 from kms.strict_json import FieldError
-from measurements.errors import KeyturnError, RefusedError
+from measurements.errors import KeyturnError
 
 MOST_RECEIPTS_IN_A_BATCH = 4096
 
@@ -54,10 +55,8 @@ class JournalError(KeyturnError):
     code = "journal"
 
 
-class NonceUsedError(RefusedError):
+class NonceUsedError(RefusalError):
     """A second issue under the nonce of one challenge."""
-
-    code = "challenge-replayed"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,6 +130,7 @@ class Journal:
                     self._insert(recorded)
             except sqlite3.IntegrityError as error:
                 raise NonceUsedError(
+                    RefusalCode.CHALLENGE_REPLAYED,
                     "keys were already issued for this challenge",
                     subject="challenge",
                     advice="ask for a new challenge and take new evidence for it",

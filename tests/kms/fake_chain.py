@@ -46,19 +46,19 @@ def entry_word(entry: Entry) -> bytes:
     return pack((entry.not_before, 8), (entry.not_after, 8), (entry.revoked, 1), (entry.exists, 1))
 
 
-def registry_storage(query: PolicyQuery = QUERY, *, paused: bool = False) -> Storage:
+def registry_storage(query: PolicyQuery, signer: bytes) -> Storage:
     """A registry that allows everything of ``query``."""
     allowed = entry_word(ALLOWED)
     node = layout.kms_node_slots(query.kms_id)
     reference = layout.reference_slots(query.reference_digest)
     return {
-        layout.registry_state_slots()[0]: pack((3, 8), (paused, 1)),
+        layout.registry_state_slots()[0]: pack((3, 8), (0, 1)),
         layout.image_slots(IMAGE_ID)[0]: allowed,
         reference[0]: allowed,
         reference[1]: IMAGE_ID,
         layout.platform_root_slots(query.platform_root)[0]: allowed,
         node[0]: allowed,
-        node[1]: pack((int.from_bytes(ROOT.identity.address, "big"), 20), (0, 8)),
+        node[1]: pack((int.from_bytes(signer, "big"), 20), (0, 8)),
         layout.app_slots(query.app_id)[0]: allowed,
     }
 
@@ -69,7 +69,7 @@ def app_state_word(
     return pack((2, 8), (paused, 1), (epoch, 8), (expiry, 8), (0, 1), (any_device, 1), (0, 4))
 
 
-def app_storage(query: PolicyQuery = QUERY) -> Storage:
+def app_storage(query: PolicyQuery) -> Storage:
     """An app that allows everything of ``query``."""
     allowed = entry_word(ALLOWED)
     return {
@@ -84,9 +84,11 @@ def app_storage(query: PolicyQuery = QUERY) -> Storage:
 class FakeChain:
     """``kms.rpc.Node`` over one block; change ``registry``, ``app`` and the rest between calls."""
 
-    def __init__(self, query: PolicyQuery = QUERY, pin: ChainPin = PIN) -> None:
+    def __init__(
+        self, query: PolicyQuery = QUERY, pin: ChainPin = PIN, signer: bytes = ROOT.identity.address
+    ) -> None:
         self.query, self.pin = query, pin
-        self.registry = registry_storage(query)
+        self.registry = registry_storage(query, signer)
         self.app = app_storage(query)
         self.registry_code, self.app_code = REGISTRY_CODE, APP_CODE
         self.number, self.time = 100, NOW - 30
