@@ -49,7 +49,7 @@ def compose_document(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     try:
         with path.open("rb") as stream:
