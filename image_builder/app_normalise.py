@@ -40,8 +40,9 @@ class Pins:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuiltImage:
-    """An image of the app: digest, configuration, tree (for its accounts) and volume."""
+    """An image of the app: where it is from, digest, configuration, tree (for its accounts) and volume."""
 
+    source: str
     digest: str
     config: ImageConfig
     tree: Tree
@@ -106,7 +107,7 @@ def _provider(recipe: AppRecipe, pins: Pins) -> dict[str, Any]:
 def _container(entry: ContainerEntry, image: BuiltImage) -> dict[str, Any]:
     return {
         "name": entry.name,
-        "image": {"source": entry.image, "digest": image.digest},
+        "image": {"source": image.source, "digest": image.digest},
         "volume": {
             "offset": image.volume.offset,
             "data_blocks": image.volume.data_blocks,

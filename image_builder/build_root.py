@@ -49,10 +49,30 @@ class Inputs:
 
 def root_tree(inputs: Inputs) -> Tree:
     """The root without byte code. Raises the errors of each step, and ``BuildError``."""
-    recipe = inputs.recipe
     accounts = _accounts(inputs)
-    tree = merge_packages(inputs.packages, accounts=accounts, rules=_rules(recipe))
-    review_scripts(inputs.packages, accounts=accounts, acknowledged=recipe.packages.scripts)
+    tree = _installed(inputs, accounts)
+    _add_own(tree, _local_files(inputs, inputs.lock.agent, accounts, origin="keyturn"))
+    _hide_mount_points(tree, inputs.recipe)
+    _add_own(tree, root_nodes(inputs.recipe, tree=tree))
+    tree |= missing_parents(tree)
+    check_parents(tree)
+    return tree
+
+
+def container_tree(inputs: Inputs) -> Tree:
+    """The root of a container: without the agent, init's table and the image's own files and mount points.
+    Raises the errors of each step, and ``BuildError``.
+    """
+    tree = _installed(inputs, _accounts(inputs))
+    tree |= missing_parents(tree)
+    check_parents(tree)
+    return tree
+
+
+def _installed(inputs: Inputs, accounts: Accounts) -> Tree:
+    """Packages, wheels and local files, with what their scripts would have made."""
+    tree = merge_packages(inputs.packages, accounts=accounts, rules=_rules(inputs.recipe))
+    review_scripts(inputs.packages, accounts=accounts, acknowledged=inputs.recipe.packages.scripts)
     tree |= alternative_nodes(inputs.packages, tree)
     for wheel in inputs.lock.wheels:
         path = inputs.store.verified(wheel.sha256, name=wheel.filename, size=wheel.size)
@@ -60,11 +80,6 @@ def root_tree(inputs: Inputs) -> Tree:
     tree |= _local_files(inputs, inputs.lock.files, accounts, origin="recipe")
     tree |= certificate_nodes(tree)
     _add_own(tree, account_nodes(accounts))
-    _add_own(tree, _local_files(inputs, inputs.lock.agent, accounts, origin="keyturn"))
-    _hide_mount_points(tree, recipe)
-    _add_own(tree, root_nodes(recipe, tree=tree))
-    tree |= missing_parents(tree)
-    check_parents(tree)
     return tree
 
 

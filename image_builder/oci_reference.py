@@ -2,6 +2,9 @@
 
 ``oci:FOLDER`` or ``oci:FOLDER:TAG``
     an OCI image layout, relative to the recipe; its digest is taken when the app is locked
+``recipe:FOLDER``
+    a root file system from packages: the folder's ``keyturn.toml`` and ``keyturn.lock``, relative
+    to the app's recipe
 ``HOST/REPOSITORY:TAG``, ``HOST/REPOSITORY@sha256:…``, or both
     an image of a registry (OCI Distribution Specification 1.1, "Pulling manifests"); a tag is replaced by a
     digest when the app is locked
@@ -18,6 +21,7 @@ from image_builder.oci_image import DIGEST
 from image_builder.recipe_values import relative_source
 
 LAYOUT = "oci:"
+RECIPE = "recipe:"
 _HOST = re.compile(r"(?:localhost|[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+|[A-Za-z0-9-]+(?=:[0-9]))(?::[0-9]{1,5})?")
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
@@ -32,6 +36,13 @@ class LayoutReference:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RecipeReference:
+    """A folder below the recipe's, with an image recipe and its lock."""
+
+    folder: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RegistryReference:
     """An image of a registry; ``tag`` or ``digest`` may be "", not both."""
 
@@ -41,13 +52,19 @@ class RegistryReference:
     digest: str
 
 
-def parse_reference(value: str) -> LayoutReference | RegistryReference:
+def parse_reference(value: str) -> LayoutReference | RecipeReference | RegistryReference:
     """What ``value`` names; raises ``ValueError`` with the reason."""
     if value.startswith(LAYOUT):
         folder, _, tag = value.removeprefix(LAYOUT).partition(":")
         if tag and not _TAG.fullmatch(tag):
             raise ValueError(f"{tag!r} is not a tag")
         return LayoutReference(folder=relative_source(folder), tag=tag)
+    if value.startswith(RECIPE):
+        return RecipeReference(folder=relative_source(value.removeprefix(RECIPE)))
+    return _registry_reference(value)
+
+
+def _registry_reference(value: str) -> RegistryReference:
     name, at, digest = value.partition("@")
     if at and not DIGEST.fullmatch(digest):
         raise ValueError(f"{digest!r} is not a digest (sha256: and 64 lower-case hex digits)")
