@@ -21,6 +21,7 @@ from web3.logs import DISCARD
 from web3.types import TxReceipt
 
 from contracts.artefacts import ContractName, artefact
+from contracts.deployment import Deployment
 from contracts.layout import NEVER, UpgradeMode
 from contracts.signers import Signer
 from measurements.errors import KeyturnError, RefusedError
@@ -30,6 +31,7 @@ RECEIPT_POLL_SECONDS = 0.05
 POLL_SECONDS = 0.25
 MAX_REPEATS = 10_000
 DEFAULT_ADMIN_ROLE = bytes(32)
+ANYBODY = "0x" + "00" * 20
 _ZERO = bytes(32)
 
 
@@ -64,7 +66,7 @@ class ProposalState(IntEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Call:
-    """A function call; ``target`` is a checksummed address."""
+    """A function call; ``target`` is an address."""
 
     contract: ContractName
     target: str
@@ -73,17 +75,6 @@ class Call:
 
     def __str__(self) -> str:
         return f"{self.contract}.{self.function}"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Deployment:
-    """A registry and the timelock that governs it; addresses are checksummed."""
-
-    chain_id: int
-    registry: str
-    timelock: str
-    guardian: str
-    block: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,10 +112,10 @@ def deploy_timelock(web3: Web3, signer: Signer, *, proposer: str, guardian: str,
 
     The deployer is its admin only until the guardian can cancel; after that it administers itself.
     """
-    constructor = (delay_seconds, [proposer], ["0x" + "00" * 20], signer.address)
+    constructor = (delay_seconds, [web3.to_checksum_address(proposer)], [ANYBODY], signer.address)
     timelock, _ = _create(web3, signer, ContractName.TIMELOCK, constructor)
     for function, arguments in (
-        ("grantRole", (role("CANCELLER_ROLE"), guardian)),
+        ("grantRole", (role("CANCELLER_ROLE"), web3.to_checksum_address(guardian))),
         ("renounceRole", (DEFAULT_ADMIN_ROLE, signer.address)),
     ):
         call = Call(contract=ContractName.TIMELOCK, target=timelock, function=function, arguments=arguments)
@@ -137,27 +128,37 @@ def deploy(web3: Web3, signer: Signer, *, proposer: str, guardian: str, delay_se
     timelock = deploy_timelock(
         web3, signer, proposer=proposer, guardian=guardian, delay_seconds=delay_seconds
     )
-    registry, block = _create(web3, signer, ContractName.REGISTRY, (timelock, guardian))
+    registry, block = _create(
+        web3, signer, ContractName.REGISTRY, (timelock, web3.to_checksum_address(guardian))
+    )
     return Deployment(
-        chain_id=web3.eth.chain_id, registry=registry, timelock=timelock, guardian=guardian, block=block
+        chain_id=web3.eth.chain_id,
+        registry=registry.lower(),
+        timelock=timelock.lower(),
+        guardian=guardian.lower(),
+        block=block,
     )
 
 
 def create_app(
     web3: Web3, signer: Signer, *, registry: str, timelock: str, guardian: str, settings: AppSettings
 ) -> str:
-    """A new app of ``registry``; returns its address, which is the app id."""
+    """A new app of ``registry``; returns its address (lower case), which is the app id."""
     call = Call(
         contract=ContractName.REGISTRY,
         target=registry,
         function="createApp",
-        arguments=(timelock, guardian, settings.as_tuple()),
+        arguments=(
+            web3.to_checksum_address(timelock),
+            web3.to_checksum_address(guardian),
+            settings.as_tuple(),
+        ),
     )
     receipt = send(web3, signer, call)
     events = (
         _contract(web3, ContractName.REGISTRY, registry).events.AppCreated().process_receipt(receipt, DISCARD)
     )
-    return str(events[0]["args"]["app"])
+    return str(events[0]["args"]["app"]).lower()
 
 
 def send(web3: Web3, signer: Signer, call: Call) -> TxReceipt:
@@ -185,7 +186,9 @@ def cancel(web3: Web3, signer: Signer, *, timelock: str, call: Call) -> TxReceip
     """Withdraw a proposal that is not carried out yet; the guardian's right, too."""
     _, salt = proposal(web3, timelock=timelock, call=call)
     functions = _contract(web3, ContractName.TIMELOCK, timelock).functions
-    identifier = functions.hashOperation(call.target, 0, encode(web3, call), _ZERO, salt).call()
+    identifier = functions.hashOperation(
+        web3.to_checksum_address(call.target), 0, encode(web3, call), _ZERO, salt
+    ).call()
     withdraw = Call(
         contract=ContractName.TIMELOCK, target=timelock, function="cancel", arguments=(identifier,)
     )
@@ -213,10 +216,10 @@ def govern(web3: Web3, signer: Signer, *, timelock: str, call: Call, patience_se
 def proposal(web3: Web3, *, timelock: str, call: Call) -> tuple[ProposalState, bytes]:
     """State and salt of the first proposal of ``call`` that is not done."""
     functions = _contract(web3, ContractName.TIMELOCK, timelock).functions
-    data = encode(web3, call)
+    target, data = web3.to_checksum_address(call.target), encode(web3, call)
     for repeat in range(MAX_REPEATS):
         salt = repeat.to_bytes(32, "big")
-        identifier = functions.hashOperation(call.target, 0, data, _ZERO, salt).call()
+        identifier = functions.hashOperation(target, 0, data, _ZERO, salt).call()
         state = ProposalState(functions.getOperationState(identifier).call())
         if state is not ProposalState.DONE:
             return state, salt
@@ -270,7 +273,7 @@ def _create(web3: Web3, signer: Signer, name: ContractName, arguments: tuple[Any
 
 
 def _timelock_call(web3: Web3, timelock: str, function: str, call: Call, salt: bytes, *more: Any) -> Call:
-    arguments = (call.target, 0, encode(web3, call), _ZERO, salt, *more)
+    arguments = (web3.to_checksum_address(call.target), 0, encode(web3, call), _ZERO, salt, *more)
     return Call(contract=ContractName.TIMELOCK, target=timelock, function=function, arguments=arguments)
 
 

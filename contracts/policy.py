@@ -8,18 +8,20 @@ key service has signed it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
 
-from eth_keys.datatypes import PublicKey
-from eth_utils.exceptions import ValidationError
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256K1, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from web3 import Web3
 
 from contracts.artefacts import ContractName, artefact
 from contracts.binding import Call
-from contracts.layout import NEVER, WORD_BYTES, UpgradeMode, ZeroKeyError
+from contracts.layout import NEVER, WORD_BYTES, Entry, UpgradeMode, ZeroKeyError
 from measurements.errors import FormatError
+
+COMPRESSED_BYTES = 33
 
 
 class RegistryList(IntEnum):
@@ -180,6 +182,25 @@ def history(
     return events
 
 
+def listed(events: list[Event]) -> dict[tuple[int, str], Entry]:
+    """Current entries by (list, id in hex), as the events of one contract tell."""
+    entries: dict[tuple[int, str], Entry] = {}
+    for event in events:
+        if event.name not in {"Allowed", "Revoked"}:
+            continue
+        key = (int(event.arguments["list"]), str(event.arguments["id"]))
+        if event.name == "Revoked":
+            entries[key] = replace(entries[key], revoked=True)
+        else:
+            entries[key] = Entry(
+                not_before=int(event.arguments["notBefore"]),
+                not_after=int(event.arguments["notAfter"]),
+                revoked=False,
+                exists=True,
+            )
+    return entries
+
+
 def _event_readers(web3: Web3, contract: ContractName) -> dict[bytes, Callable[[Any], Any]]:
     bound = web3.eth.contract(abi=artefact(contract).abi)
     readers: dict[bytes, Callable[[Any], Any]] = {}
@@ -222,10 +243,13 @@ def _check_hashes(arguments: tuple[Any, ...]) -> None:
 
 
 def _decompress(compressed: bytes) -> bytes:
+    """x and y (32 bytes each) of a compressed point that is on the curve."""
     try:
-        key: PublicKey = PublicKey.from_compressed_bytes(compressed)
-        return key.to_bytes()
-    except (ValidationError, ValueError) as error:
+        if len(compressed) != COMPRESSED_BYTES:
+            raise ValueError(f"{len(compressed)} bytes, not {COMPRESSED_BYTES}")
+        key = EllipticCurvePublicKey.from_encoded_point(SECP256K1(), compressed)
+    except ValueError as error:
         raise KmsKeyError(
             f"is no point: {error}", subject="secp256k1 key", advice="take it from the KMS's /v1/public-key"
         ) from error
+    return key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)[1:]

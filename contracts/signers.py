@@ -66,7 +66,7 @@ class KeySigner:
         """The key of a keystore file; raises ``SignerError``."""
         try:
             key = Account.decrypt(path.read_text(encoding="utf-8"), password)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
             raise SignerError(
                 f"does not open: {error}", subject=str(path), advice="check the file and the password"
             ) from error
@@ -81,9 +81,15 @@ class KeySigner:
         """The raw signed transaction."""
         return bytes(self._account.sign_transaction(dict(transaction)).raw_transaction)
 
-    def write_keystore(self, path: Path, password: str) -> None:
-        """Write the key, encrypted and for the owner's eyes only; refuses to replace a file."""
-        document = Account.encrypt(self._account.key, password)
+    def write_keystore(self, path: Path, password: str, *, stretch: bool = True) -> None:
+        """Write the key, encrypted and for the owner's eyes only; refuses to replace a file.
+
+        Without ``stretch`` the password itself must be random: it is then derived from in one round.
+        """
+        if stretch:
+            document = Account.encrypt(self._account.key, password)
+        else:
+            document = Account.encrypt(self._account.key, password, kdf="pbkdf2", iterations=1)
         path.touch(mode=0o600, exist_ok=False)
         path.write_text(json.dumps(document) + "\n", encoding="utf-8")
 
@@ -95,14 +101,15 @@ class CommandSigner:
         if not command:
             raise SignerError("is empty", subject="signer command", advice="name the program that signs")
         self._command = list(command)
-        self._address = self._ask({"action": "address"}, "address")
+        address = self._ask({"action": "address"}, "address")
+        if not is_address(address):
+            raise self._error("answered no address")
+        self._address = str(to_checksum_address(address))
 
     @property
     def address(self) -> str:
         """Checksummed address."""
-        if not is_address(self._address):
-            raise self._error("answered no address")
-        return str(to_checksum_address(self._address))
+        return self._address
 
     def sign(self, transaction: Mapping[str, Any]) -> bytes:
         """The raw signed transaction; raises ``SignerError`` unless ``address`` has signed it."""

@@ -9,7 +9,8 @@ import pytest
 from web3 import Web3
 
 from contracts import binding
-from contracts.binding import AppSettings, Call, ContractRefusedError, Deployment
+from contracts.binding import AppSettings, Call, ContractRefusedError
+from contracts.deployment import Deployment
 from contracts.dev_chain import DevChain, find_anvil, start_dev_chain
 from contracts.signers import KeySigner
 from measurements.errors import MissingToolError
