@@ -26,6 +26,7 @@ VERB_MODULES = {
     "explain": "keyturn.verb_explain",
     "firmware": "keyturn.verb_firmware",
     "run": "keyturn.verb_run",
+    "chain": "keyturn.verb_chain",
     "app": "keyturn.verb_app",
     "demo": "keyturn.verb_demo",
 }

@@ -1,0 +1,187 @@
+"""``keyturn chain`` as a user calls it, on a development chain."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from eth_keys.datatypes import PrivateKey
+
+from contracts.dev_chain import DevChain, dev_chain
+from contracts.dev_keys import write_dev_keys
+from keyturn.cli import main
+from tests.contracts.conftest import require_anvil
+
+IMAGE, HASH, ROOT = ("11" * 32, "22" * 32, "33" * 32)
+DELAY = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shell:
+    """Calls of the command line by one person or another."""
+
+    chain: DevChain
+    folder: Path
+    addresses: dict[str, str]
+    capsys: pytest.CaptureFixture[str]
+
+    @property
+    def deployment(self) -> Path:
+        return self.folder / "deployment.json"
+
+    def __call__(self, *words: str, by: str | None = None, status: int = 0) -> dict[str, Any]:
+        arguments = ["chain", *words, "--json", "--url", self.chain.url, "--deployment", str(self.deployment)]
+        if by is not None:
+            arguments += ["--keystore", str(self.folder / f"keys/{by}.json")]
+            arguments += ["--password-file", str(self.folder / "keys/password")]
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        shown = self.capsys.readouterr()
+        assert (ended.value.code or 0) == status, shown.err
+        document: dict[str, Any] = json.loads(shown.out)
+        return document
+
+    def allow(self, *words: str) -> None:
+        assert self("allow", *words, by="proposer")["state"] == "proposed"
+        self.chain.skip_time(DELAY)
+        assert self("allow", *words, by="proposer")["state"] == "done"
+
+
+@pytest.fixture
+def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Shell]:
+    require_anvil()
+    with dev_chain(block_seconds=None) as chain:
+        addresses = write_dev_keys(chain, tmp_path / "keys")
+        ready = Shell(chain=chain, folder=tmp_path, addresses=addresses, capsys=capsys)
+        people = ["--proposer", addresses["proposer"], "--guardian", addresses["guardian"]]
+        ready("deploy", "registry", *people, "--delay", str(DELAY), by="payer")
+        yield ready
+
+
+def test_the_life_of_a_policy(shell: Shell) -> None:
+    guardian = shell.addresses["guardian"]
+    app = shell("deploy", "app", "--guardian", guardian, "--any-device", by="payer")["app"]
+    shell.allow("image", IMAGE)
+    shell.allow("reference", ROOT, "--image", IMAGE)
+    shell.allow("app-hash", HASH, "--app", app)
+    assert shell("revoke", "image", IMAGE, by="guardian")["state"] == "done"
+    assert shell("epoch", "--app", app, by="guardian")["state"] == "done"
+    assert shell("pause", "--app", app, by="guardian")["state"] == "done"
+
+    found = shell("status")
+    assert {(item["list"], item["state"]) for item in found["entries"]} == {
+        ("image", "revoked"),
+        ("reference", "holds"),
+        ("app", "holds"),
+    }
+    assert found["block"] - found["finalized_block"] == 2
+    state = shell("status", "--app", app)["state"]
+    assert (state["paused"], state["epoch"], state["any_device"], state["upgrade_mode"]) == (
+        True,
+        2,
+        True,
+        "mutable",
+    )
+    names = [item["name"] for item in shell("history", "--app", app)["events"]]
+    assert names[-3:] == ["Allowed", "EpochBumped", "Paused"]
+
+    assert shell("pause", "--resume", "--app", app, by="proposer")["state"] == "proposed"
+    shell.chain.skip_time(DELAY)
+    assert shell("pause", "--resume", "--app", app, by="proposer")["state"] == "done"
+    assert shell("status", "--app", app)["state"]["paused"] is False
+
+
+def test_a_kms_node_is_admitted_by_its_public_keys(shell: Shell) -> None:
+    answer = shell.folder / "kms.json"
+    compressed = PrivateKey(b"\7" * 32).public_key.to_compressed_bytes()
+    answer.write_text(json.dumps({"ed25519": "44" * 32, "secp256k1": compressed.hex()}))
+    shell.allow("kms-node", "--kms", str(answer), "--app-hash", HASH, "--evidence-hash", ROOT)
+    events = shell("history")["events"]
+    joined = next(item for item in events if item["name"] == "KmsNodeJoined")
+    assert joined["arguments"]["appHash"] == HASH
+    answer.write_text("{}")
+    words = ["allow", "kms-node", "--kms", str(answer), "--app-hash", HASH, "--evidence-hash", ROOT]
+    assert shell(*words, by="proposer", status=2)["error"]["code"] == "chain-usage"
+
+
+def test_the_wrong_person_is_refused(shell: Shell) -> None:
+    for words in (("pause",), ("revoke", "image", IMAGE)):
+        error = shell(*words, by="proposer", status=1)["error"]
+        assert error["code"] == "contract-refused"
+        assert "AccessControlUnauthorizedAccount" in error["reason"]
+    error = shell("allow", "image", IMAGE, by="guardian", status=1)["error"]
+    assert "AccessControlUnauthorizedAccount" in error["reason"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("allow", "image"),
+        ("allow", "image", "00" * 32),
+        ("allow", "image", "11" * 31),
+        ("allow", "image", "zz" * 32),
+        ("allow", "image", IMAGE, "--app", "0x" + "11" * 20),
+        ("allow", "app-hash", HASH),
+        ("allow", "reference", ROOT),
+        ("allow", "kms-node", ROOT),
+        ("revoke", "app-hash", HASH),
+        ("revoke", "image", IMAGE, "--app", "0x" + "11" * 20),
+        ("epoch", "--app", "0x" + "00" * 20),
+        ("pause", "--app", "0x12"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(shell: Shell, words: tuple[str, ...]) -> None:
+    before = shell.chain.call("eth_blockNumber")
+    assert shell(*words, by="guardian", status=2)["error"]["code"] == "chain-usage"
+    assert shell.chain.call("eth_blockNumber") == before
+
+
+def test_who_signs_must_be_said_once(shell: Shell) -> None:
+    assert shell("pause", status=2)["error"]["subject"] == "--keystore, --signer"
+    error = shell("pause", "--signer", "true", by="guardian", status=2)["error"]
+    assert error["subject"] == "--keystore, --signer"
+
+
+def test_a_wrong_password_is_refused(shell: Shell) -> None:
+    (shell.folder / "keys/password").write_text("wrong\n")
+    assert shell("pause", by="guardian", status=2)["error"]["code"] == "signer"
+
+
+def test_a_deployment_is_not_replaced(shell: Shell) -> None:
+    before = shell.deployment.read_bytes()
+    people = ["--proposer", shell.addresses["proposer"], "--guardian", shell.addresses["guardian"]]
+    assert shell("deploy", "registry", *people, by="payer", status=2)["error"]["code"] == "chain-usage"
+    assert shell.deployment.read_bytes() == before
+
+
+def test_status_of_another_contract_is_refused(shell: Shell) -> None:
+    registry = json.loads(shell.deployment.read_text())["registry"]
+    assert shell("status", "--app", registry, status=2)["error"]["code"] == "chain"
+
+
+def test_dev_runs_until_interrupted(tmp_path: Path) -> None:
+    require_anvil()
+    command = [sys.executable, "-m", "keyturn.cli", "chain", "dev", "--port", "0", "--json"]
+    command += ["--keys", str(tmp_path / "keys")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        text = ""
+        for line in running.stdout:
+            text += line
+            if line == "}\n":
+                break
+        document = json.loads(text)
+        assert document["url"].startswith("http://127.0.0.1:")
+        assert set(document["addresses"]) == {"proposer", "guardian", "payer"}
+        os.kill(running.pid, signal.SIGTERM)
+        assert running.wait(30) == 0
+    with pytest.raises(OSError, match="refused"):
+        DevChain(url=document["url"], chain_id=1, process=running).call("eth_chainId")
