@@ -22,6 +22,7 @@ class RefusalCode(StrEnum):
     DEV_IMAGE = "dev-image"
     KMS_PIN = "kms-pin"
     APP_ID = "app-id"
+    APP_MANIFEST = "app-manifest"
     UNLISTED_KEY = "unlisted-key"
     WRONG_CHAIN = "wrong-chain"
     HEADER = "block-header"

@@ -43,7 +43,7 @@ def canonical_json(document: Any) -> bytes:
 
 def read_object(data: bytes, *, subject: str) -> Fields:
     """The JSON object that ``data`` (UTF-8) holds."""
-    if _nesting(data) > DEEPEST:
+    if nesting(data) > DEEPEST:
         fail(subject, f"it nests deeper than {DEEPEST} levels")
     try:
         document = json.loads(
@@ -180,8 +180,12 @@ def _no_float(text: str) -> NoReturn:
     raise ValueError(f"the number {text} is not an integer")
 
 
-def _nesting(data: bytes) -> int:
-    """Upper bound of the levels of nesting (brackets inside strings count as well)."""
+def nesting(data: bytes) -> int:
+    """Upper bound of the levels of nesting in JSON (brackets inside strings count as well).
+
+    Checked before parsing: a library here raises the interpreter's recursion limit so far that a deep
+    document would end the process.
+    """
     depth = deepest = 0
     for byte in re.findall(rb"[\[\]{}]", data):
         depth += 1 if byte in b"[{" else -1

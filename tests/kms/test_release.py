@@ -404,6 +404,11 @@ def test_other_app_manifest(world: World) -> None:
     assert refusal(world.guest(manifest=app_manifest(version="2")).ask) == "app-hash-not-allowed"
 
 
+@pytest.mark.parametrize("manifest", [b"[" * 100_000, b"{}"], ids=["deep", "empty"])
+def test_a_measured_app_manifest_that_is_none(world: World, manifest: bytes) -> None:
+    assert refusal(world.guest(manifest=manifest).ask) == "app-manifest"
+
+
 def test_an_app_that_pins_another_kms(world: World) -> None:
     guest = world.guest(manifest=app_manifest(DEVELOPMENT_ROOT))
     assert refusal(guest.ask) == "kms-pin"
@@ -456,6 +461,11 @@ def test_a_request_without_a_part(world: World, key: str) -> None:
     del document[key]
     with pytest.raises(FormatError):
         parse_keys_request(json.dumps(document).encode())
+
+
+def test_a_request_that_nests_too_deep() -> None:
+    with pytest.raises(FieldError, match="nests deeper"):
+        parse_keys_request(b"[" * 100_000)
 
 
 def test_an_unusable_hpke_key_leaves_no_receipt(world: World) -> None:
