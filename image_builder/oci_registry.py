@@ -62,9 +62,13 @@ class RegistryClient:
         if urlsplit(url)[:2] != urlsplit(self._base)[:2]:
             self._refuse(f"leads to another host: {url}")
         response = self._once(method, url, headers, data)
-        if response.status_code != 401 or self._authorization:
+        if response.status_code != 401:
             return response
-        self._authorization = self._authenticate(response.headers.get("WWW-Authenticate", ""))
+        # A token is for one scope, so that pushing after pulling needs another one.
+        authorization = self._authenticate(response.headers.get("WWW-Authenticate", ""))
+        if authorization == self._authorization:
+            return response
+        self._authorization = authorization
         response.close()
         if hasattr(data, "seek"):
             data.seek(0)

@@ -201,6 +201,23 @@ def test_token_authentication(tmp_path: Path) -> None:
             RegistrySource(reference(host), client=client(host, ("user", "wrong"))).find()
 
 
+def test_another_scope_takes_another_token() -> None:
+    def answer(path: str, headers: dict[str, str]) -> Answer:
+        if path.startswith("/token"):
+            return 200, {}, json.dumps({"token": path.rpartition("=")[2]}).encode()
+        wanted = path.rpartition("/")[2]
+        if headers.get("Authorization") == f"Bearer {wanted}":
+            return 200, {}, wanted.encode()
+        challenge = f'Bearer realm="http://{headers["Host"]}/token",scope="{wanted}"'
+        return 401, {"WWW-Authenticate": challenge}, b""
+
+    with hostile(answer) as host:
+        repository = client(host)
+        for path in ("pull", "push", "push"):
+            with repository.send("GET", f"blobs/{path}") as response:
+                assert (response.status_code, response.content) == (200, path.encode())
+
+
 def test_basic_authentication_and_no_credentials() -> None:
     basic = "Basic " + base64.b64encode(b"user:secret").decode()
 
