@@ -81,8 +81,9 @@ contract KeyturnApp is KeyturnPolicy {
     /// @notice Add or renew an entry, through the timelock. A frozen app takes devices, but no code.
     function allow(List list, bytes32 id, uint64 notBefore, uint64 notAfter) external onlyRole(GOVERNOR_ROLE) {
         _notZero(id);
-        if (list != List.Device) _checkUpgrade(notBefore);
-        _allow(_entry(list, id), notBefore, notAfter);
+        Entry storage entry = _entry(list, id);
+        if (list != List.Device) _checkUpgrade(entry, notBefore);
+        _allow(entry, notBefore, notAfter);
         emit Allowed(list, id, notBefore, notAfter, _changed());
     }
 
@@ -138,9 +139,13 @@ contract KeyturnApp is KeyturnPolicy {
         emit AnyDeviceSet(value, _changed());
     }
 
-    function _checkUpgrade(uint64 notBefore) private view {
+    function _checkUpgrade(Entry storage entry, uint64 notBefore) private view {
         if (upgradeMode == UpgradeMode.Frozen) revert Frozen();
-        if (upgradeMode == UpgradeMode.Delayed && notBefore < block.timestamp + noticeSeconds) revert NoticeTooShort();
+        if (upgradeMode == UpgradeMode.Mutable) return;
+        // Code that is accepted already and stays so without a gap is not new.
+        bool open = entry.exists && !entry.revoked && block.timestamp < entry.notAfter;
+        if (open && notBefore == entry.notBefore) return;
+        if (notBefore < block.timestamp + noticeSeconds) revert NoticeTooShort();
     }
 
     function _entry(List list, bytes32 id) private view returns (Entry storage) {

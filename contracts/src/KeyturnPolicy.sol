@@ -36,9 +36,6 @@ abstract contract KeyturnPolicy is AccessControl {
     error GovernorIsNoTimelock();
 
     constructor(address governor, address guardian) {
-        if (governor == address(0) || guardian == address(0)) revert ZeroValue();
-        if (governor.code.length == 0) revert GovernorIsNoTimelock();
-        if (TimelockController(payable(governor)).getMinDelay() == 0) revert GovernorIsNoTimelock();
         _grantRole(DEFAULT_ADMIN_ROLE, governor);
         _grantRole(GOVERNOR_ROLE, governor);
         _grantRole(GUARDIAN_ROLE, guardian);
@@ -56,6 +53,16 @@ abstract contract KeyturnPolicy is AccessControl {
         if (!paused) revert AlreadySet();
         paused = false;
         emit Unpaused(_changed());
+    }
+
+    /// @dev Every role but the guardian's adds, so it goes to timelocks only.
+    function _grantRole(bytes32 role, address account) internal override returns (bool) {
+        if (account == address(0)) revert ZeroValue();
+        if (role != GUARDIAN_ROLE) {
+            if (account.code.length == 0) revert GovernorIsNoTimelock();
+            if (TimelockController(payable(account)).getMinDelay() == 0) revert GovernorIsNoTimelock();
+        }
+        return super._grantRole(role, account);
     }
 
     function _allow(Entry storage entry, uint64 notBefore, uint64 notAfter) internal {

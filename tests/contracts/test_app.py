@@ -155,6 +155,34 @@ def test_a_delayed_app_accepts_code_only_after_its_notice(world: World) -> None:
     world.govern(policy.allow_in_app(app, AppList.DEVICE, HASH))
 
 
+def test_a_delayed_app_renews_accepted_code_without_a_gap(world: World) -> None:
+    app = world.app(DELAYED)
+    first = Period(not_before=world.now() + DELAY + 2000, not_after=world.now() + 5000)
+    world.govern(policy.allow_in_app(app, AppList.APP_HASH, HASH, first))
+    renewed = Period(not_before=first.not_before, not_after=first.not_after + 1000)
+    world.chain.skip_time(3000)
+    world.govern(policy.allow_in_app(app, AppList.APP_HASH, HASH, renewed))
+    assert entry(world, app, AppList.APP_HASH).not_after == renewed.not_after
+    sooner = Period(not_before=first.not_before - 1, not_after=renewed.not_after)
+    assert (
+        world.refused_by_governor(policy.allow_in_app(app, AppList.APP_HASH, HASH, sooner))
+        == "NoticeTooShort"
+    )
+    later = Period(not_before=first.not_before, not_after=renewed.not_after + 10_000)
+    world.guard(policy.revoke_in_app(app, AppList.APP_HASH, HASH))
+    call = policy.allow_in_app(app, AppList.APP_HASH, HASH, later)
+    assert world.refused_by_governor(call) == "NoticeTooShort"
+
+
+def test_a_delayed_app_takes_ended_code_as_new(world: World) -> None:
+    app = world.app(DELAYED)
+    first = Period(not_before=world.now() + DELAY + 2000, not_after=world.now() + 5000)
+    world.govern(policy.allow_in_app(app, AppList.APP_HASH, HASH, first))
+    world.chain.skip_time(6000)
+    again = policy.allow_in_app(app, AppList.APP_HASH, HASH, Period(not_before=first.not_before))
+    assert world.refused_by_governor(again) == "NoticeTooShort"
+
+
 def test_a_delayed_app_without_notice_is_refused(world: World) -> None:
     with pytest.raises(ContractRefusedError, match="NoticeTooShort"):
         world.app(AppSettings(mode=UpgradeMode.DELAYED))
@@ -248,3 +276,27 @@ def test_roles_change_through_the_timelock_only(world: World) -> None:
         assert world.refused(call, by=signer) == "AccessControlUnauthorizedAccount"
     world.govern(call)
     binding.send(world.web3, world.stranger, policy.bump_epoch(app))
+
+
+@pytest.mark.parametrize("role", [binding.role("GOVERNOR_ROLE"), binding.DEFAULT_ADMIN_ROLE])
+def test_the_right_to_add_goes_to_timelocks_only(world: World, role: bytes) -> None:
+    app = world.app()
+    for who, error in (
+        (world.stranger.address, "GovernorIsNoTimelock"),
+        (world.web3.to_checksum_address(app), "FailedCall"),
+    ):
+        call = app_call(app, "grantRole", role, who)
+        assert world.refused_by_governor(call) == error
+        has = app_call(app, "hasRole", role, who)
+        assert binding.read(world.web3, has) is False
+    zero = app_call(app, "grantRole", binding.role("GUARDIAN_ROLE"), "0x" + "00" * 20)
+    assert world.refused_by_governor(zero) == "ZeroValue"
+    other = binding.deploy_timelock(
+        world.web3,
+        world.stranger,
+        proposer=world.proposer.address,
+        guardian=world.guardian.address,
+        delay_seconds=DELAY,
+    )
+    world.govern(app_call(app, "grantRole", role, other))
+    assert binding.read(world.web3, app_call(app, "hasRole", role, other)) is True
