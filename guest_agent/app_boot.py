@@ -94,6 +94,8 @@ def read_app(disk: BinaryIO) -> App:
     config = parse_config(document)
     manifest = parse_manifest(config.app_manifest)
     check_config(config, manifest)
+    if config.envelope is not None:
+        raise _error("there is an envelope, which this agent cannot open")
     configured = Configured(
         app_id=manifest.app_id,
         app_hash=app_hash(config.app_manifest),

@@ -319,6 +319,13 @@ class TestRefusals:
         bench.machine = Machine(bench.config._replace(env={"LD_PRELOAD": "/x"}))
         assert bench.refused(FormatError, "LD_PRELOAD") == []
 
+    def test_an_envelope_is_not_left_out_silently(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bench = Bench(tmp_path, monkeypatch, owner_key="ab" * 32)
+        bench.machine = Machine(bench.config._replace(envelope=b"sealed"))
+        assert bench.refused(AppBootError, "cannot open") == []
+
     def test_no_reference_values(self, bench: Bench) -> None:
         bench.machine = Machine(bench.config._replace(reference=None))
         bench.refused(AppBootError, "no reference values")
