@@ -94,7 +94,9 @@ def capability(value: str) -> str:
     """``CAP_NET_BIND_SERVICE``."""
     if value.upper() in {"ALL", "CAP_ALL"}:
         raise ValueError("ALL is not a capability: list the ones that are needed")
-    return _matching(CAPABILITY, value, "a capability such as CAP_NET_BIND_SERVICE")
+    return _matching(
+        CAPABILITY, value, "a capability that a container may have (CAP_NET_BIND_SERVICE and its like)"
+    )
 
 
 def inner_path(value: str) -> str:

@@ -60,6 +60,19 @@ def test_attack_a_container_that_asks_for_too_much(tmp_path: Path, line: str, re
         recipe(tmp_path, APP + CONTAINER + line + "\n")
 
 
+def test_attack_privileged(tmp_path: Path) -> None:
+    for line in ("privileged = true", "privileged = false", 'capabilities = ["CAP_SYS_ADMIN"]'):
+        with pytest.raises(RecipeError, match=r"privileged|may have"):
+            recipe(tmp_path, APP + CONTAINER + line + "\n")
+
+
+@pytest.mark.parametrize("engine", ["/var/run/docker.sock", "/run/containerd/containerd.sock", "docker.sock"])
+def test_attack_docker_socket(tmp_path: Path, engine: str) -> None:
+    line = f'mounts = [{{ volume = "{engine}", path = "/x" }}]\n'
+    with pytest.raises(RecipeError, match="container engine"):
+        recipe(tmp_path, APP + CONTAINER + line)
+
+
 def test_an_unknown_key_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         recipe(tmp_path, APP + CONTAINER + "readonly = true\n")

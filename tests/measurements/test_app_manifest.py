@@ -146,6 +146,12 @@ def test_refused(path: str, value: Any, reason: str) -> None:
         parse_manifest(changed(path, value))
 
 
+@pytest.mark.parametrize("name", ["SYS_ADMIN", "SYS_MODULE", "SYS_RAWIO", "BPF", "MKNOD", "DAC_READ_SEARCH"])
+def test_attack_privileged_by_another_name(name: str) -> None:
+    with pytest.raises(ManifestError, match="capabilities"):
+        parse_manifest(changed("containers.0.capabilities", [f"CAP_{name}"]))
+
+
 def test_a_key_listed_twice_is_refused() -> None:
     key = {"path": "a", "kind": "ed25519", "scope": "app"}
     with pytest.raises(ManifestError, match="twice"):
