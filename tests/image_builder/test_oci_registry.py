@@ -16,7 +16,10 @@ from pathlib import Path
 import pytest
 import requests
 
-from image_builder.app_lock import fetch_image, lock_image
+from image_builder.app_build import build_app, lock_app
+from image_builder.app_lock import fetch_image, lock_image, parse_lock
+from image_builder.app_normalise import Pins
+from image_builder.app_recipe import read_app_recipe
 from image_builder.oci_auth import auth_file, read_credentials
 from image_builder.oci_image import MAX_DOCUMENT, OciError
 from image_builder.oci_layout import OciLayout
@@ -24,6 +27,7 @@ from image_builder.oci_push import push_image
 from image_builder.oci_reference import RegistryReference
 from image_builder.oci_registry import RegistryClient, RegistrySource
 from image_builder.store import Store
+from measurements.app_manifest import parse_manifest
 from tests.support.oci_images import (
     CONFIG_TYPE,
     MANIFEST_TYPE,
@@ -97,6 +101,24 @@ def test_push_lock_and_fetch(registry: str, tmp_path: Path) -> None:
     assert pinned.find().digest == digest
     with pytest.raises(OciError, match="404"):
         RegistrySource(reference(registry, tag="absent")).find()
+
+
+def test_an_app_whose_image_comes_from_a_registry(registry: str, tmp_path: Path) -> None:
+    layout = OciLayout(write_layout(make_image([LAYER], compression="zstd"), tmp_path / "image"))
+    digest = push_image(layout, layout.find("1"), client=client(registry), tag="1")
+    path = tmp_path / "app.toml"
+    path.write_text(
+        '[app]\nname = "hello"\nversion = "1"\n[[container]]\nname = "web"\n'
+        f'image = "{registry}/team/web:1"\n'
+    )
+    recipe, store = read_app_recipe(path), Store(tmp_path / "store")
+    lock = parse_lock(lock_app(recipe, folder=tmp_path, store=store))
+    pins = Pins(app_id="0x" + "11" * 20, chain_id=1, contract="0x" + "22" * 20, kms_root="33" * 32)
+    for cache in (store, Store(tmp_path / "another-store")):
+        built = build_app(
+            recipe, lock, pins=pins, folder=tmp_path, store=cache, output=tmp_path / cache.root.name / "app"
+        )
+        assert parse_manifest(built.manifest).containers[0].image.digest == digest
 
 
 def test_attack_push_of_a_layout_with_wrong_blobs(registry: str, tmp_path: Path) -> None:
