@@ -11,6 +11,7 @@ from image_builder.command_line import kernel_command_line
 from image_builder.cpio import cpio_bytes
 from image_builder.elf_closure import library_closure
 from image_builder.initrd import PROGRAMS, KernelModule, VerifiedRoot, initrd_tree
+from image_builder.kept import NO_FACTS, KeptFacts
 from image_builder.modules import KernelPackages, Module
 from image_builder.recipe import Recipe
 from image_builder.tar_format import TarType
@@ -56,6 +57,7 @@ def boot_files(
     stubs: tuple[Unpacked, ...],
     verity: VerityTree,
     partition: UUID,
+    facts: KeptFacts = NO_FACTS,
 ) -> BootFiles:
     """The boot files of the image whose root is ``tree`` with the hash tree ``verity`` in ``partition``.
 
@@ -65,7 +67,7 @@ def boot_files(
     initrd = cpio_bytes(
         initrd_tree(
             tree,
-            libraries=library_closure(tree, PROGRAMS),
+            libraries=library_closure(tree, PROGRAMS, facts=facts),
             modules=[
                 KernelModule(file_name=module.file_name, content=module.content) for module in kernel.modules
             ],

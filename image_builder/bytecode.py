@@ -33,6 +33,7 @@ from typing import Final
 
 from guest_agent.payload import FOLDER
 from image_builder.elf_closure import library_closure
+from image_builder.kept import NO_FACTS, KeptFacts, keep, kept
 from image_builder.progress import Progress
 from image_builder.root_files import interpreter
 from image_builder.store import Store, clear_disk_errors
@@ -116,11 +117,11 @@ def compile_bytecode(
     ``runner`` replaces running the interpreter on this machine (``bytecode_qemu.qemu_runner``). Raises
     ``BytecodeError`` when the interpreter cannot run, or when one of the agent's own files does not compile.
     """
-    toolchain = find_toolchain(tree)
+    toolchain = find_toolchain(tree, facts=KeptFacts(store))
     shards = make_shards(tree)
     compiler = toolchain_digest(toolchain)
     keys = [_key(compiler, shard) for shard in shards]
-    answers: dict[str, Path] = {key: path for key in keys if (path := _cached(store, key)) is not None}
+    answers: dict[str, Path] = {key: path for key in keys if (path := kept(store, KIND, key)) is not None}
     missing = [(key, shard) for key, shard in zip(keys, shards, strict=True) if key not in answers]
     progress.update(_TASK, done=len(answers), total=len(shards))
     if missing:
@@ -130,7 +131,8 @@ def compile_bytecode(
                 run = runner if runner is not None else native_runner(jobs)
                 results = run(toolchain, [shard for _, shard in missing], Path(folder))
         for (key, shard), answer in zip(missing, results, strict=True):
-            answers[key] = _keep(store, key, answer, shard)
+            _check(answer, shard)
+            answers[key] = keep(store, KIND, key, answer)
     progress.update(_TASK, done=len(shards), total=len(shards))
     tag = toolchain.interpreter.rpartition("python")[2].replace(".", "")
     nodes: Tree = {}
@@ -149,10 +151,10 @@ def make_shards(tree: Tree) -> list[Shard]:
     return [_shard(tree, paths) for _, paths in sorted(groups.items())]
 
 
-def find_toolchain(tree: Tree) -> Toolchain:
+def find_toolchain(tree: Tree, *, facts: KeptFacts = NO_FACTS) -> Toolchain:
     """The interpreter of ``tree`` and what it needs to start."""
     program = interpreter(tree)
-    libraries = library_closure(tree, [program])
+    libraries = library_closure(tree, [program], facts=facts)
     loaders = [
         path for path in libraries if re.fullmatch(r"ld-linux[^/]*\.so\.[0-9]+", path.rpartition("/")[2])
     ]
@@ -285,27 +287,6 @@ def toolchain_digest(toolchain: Toolchain) -> bytes:
             for piece in _chunks(node):
                 digest.update(piece)
     return digest.digest()
-
-
-def _cached(store: Store, key: str) -> Path | None:
-    """The kept answer, whose file name is the hash of its bytes; anything else in the folder is ignored."""
-    folder = store.derived(KIND, key)
-    for path in sorted(folder.glob("*")):
-        if hashlib.sha256(path.read_bytes()).hexdigest() == path.name:
-            return path
-    return None
-
-
-def _keep(store: Store, key: str, answer: bytes, shard: Shard) -> Path:
-    _check(answer, shard)
-    folder = store.derived(KIND, key)
-    with clear_disk_errors("byte code"):
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / hashlib.sha256(answer).hexdigest()
-        with tempfile.NamedTemporaryFile(dir=store.root, prefix="bytecode-", delete=False) as stream:
-            stream.write(answer)
-        Path(stream.name).replace(path)
-    return path
 
 
 def _check(answer: bytes, shard: Shard) -> None:

@@ -7,14 +7,17 @@ file is not read, since images have none.
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from image_builder.kept import NO_FACTS, KeptFacts
 from image_builder.tree import Content, Kind, Tree, read_content
 from image_builder.tree_paths import resolve
 from measurements.errors import KeyturnError
 
+KIND = "elf-1"
 _TEXT_TAGS = {"DT_NEEDED": "needed", "DT_RUNPATH": "runpath", "DT_RPATH": "rpath"}
 """Tags that hold text, with the attribute under which pyelftools gives it."""
 
@@ -41,7 +44,7 @@ class Dynamic:
     run_path: tuple[str, ...]
 
 
-def library_closure(tree: Tree, programs: Iterable[str]) -> tuple[str, ...]:
+def library_closure(tree: Tree, programs: Iterable[str], *, facts: KeptFacts = NO_FACTS) -> tuple[str, ...]:
     """Paths in ``tree`` that ``programs`` need to start: libraries, the loader, and the links on the way.
 
     Sorted; without the programs themselves. Raises ``ElfError`` for a library that is not in the tree.
@@ -62,20 +65,27 @@ def library_closure(tree: Tree, programs: Iterable[str]) -> tuple[str, ...]:
         if nodes.node.path in seen:
             continue
         seen.add(nodes.node.path)
-        dynamic = read_dynamic(nodes.node.content, subject=nodes.node.path)
+        dynamic = read_dynamic(nodes.node.content, subject=nodes.node.path, facts=facts)
         todo.extend((library, nodes.node.path) for library in _wanted(tree, nodes.node.path, dynamic))
     starts = {resolved.node.path for program in programs if (resolved := resolve(tree, program))}
     return tuple(sorted(found - starts - set(programs)))
 
 
-def read_dynamic(content: Content, *, subject: str) -> Dynamic:
+def read_dynamic(content: Content, *, subject: str, facts: KeptFacts = NO_FACTS) -> Dynamic:
     """The loader's instructions in an ELF file; raises ``ElfError`` if it is none."""
+    data = read_content(content)
+    found = facts.of(KIND, hashlib.sha256(data).hexdigest(), lambda: _find_dynamic(data, subject))
+    interpreter, needed, run_path = found
+    return Dynamic(interpreter=interpreter, needed=tuple(needed), run_path=tuple(run_path))
+
+
+def _find_dynamic(data: bytes, subject: str) -> tuple[str, list[str], list[str]]:
+    """Interpreter, needed libraries and folders."""
     from elftools.common.exceptions import ELFError
     from elftools.elf.dynamic import DynamicSegment
     from elftools.elf.elffile import ELFFile
     from elftools.elf.segments import InterpSegment
 
-    data = read_content(content)
     if not data.startswith(_ELF_MAGIC):
         raise ElfError("is not an ELF file", subject=f"/{subject}", advice="name a program of the image")
     interpreter = ""
@@ -91,8 +101,7 @@ def read_dynamic(content: Content, *, subject: str) -> Dynamic:
     except ELFError as error:
         raise ElfError(str(error), subject=f"/{subject}", advice="get its package again") from None
     run_path = values["runpath"] + values["rpath"]
-    folders = tuple(folder for entry in run_path for folder in entry.split(":") if folder)
-    return Dynamic(interpreter=interpreter, needed=tuple(values["needed"]), run_path=folders)
+    return interpreter, values["needed"], [part for entry in run_path for part in entry.split(":") if part]
 
 
 def _wanted(tree: Tree, path: str, dynamic: Dynamic) -> Iterable[str]:

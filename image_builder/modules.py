@@ -11,6 +11,7 @@ module's end is over the plain bytes and stays valid.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import io
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,11 +20,13 @@ from functools import cached_property
 from typing import NoReturn
 
 from image_builder.deb import decompressed
+from image_builder.kept import NO_FACTS, KeptFacts
 from image_builder.tar_format import TarType
 from image_builder.tree import BytesContent, Content, read_content
 from image_builder.unpack import Member, Unpacked
 from measurements.errors import KeyturnError
 
+KIND = "modinfo-1"
 _FOLDER = re.compile(r"(?:usr/)?lib/modules/([^/]+)/(.+)")
 _MODULE = re.compile(r".*/([^/]+)\.ko(\.xz|\.zst)?")
 _CONFIG = re.compile(
@@ -58,7 +61,8 @@ class ModuleInfo:
 class KernelPackages:
     """The unpacked packages of one kernel release."""
 
-    def __init__(self, packages: Sequence[Unpacked]) -> None:
+    def __init__(self, packages: Sequence[Unpacked], *, facts: KeptFacts = NO_FACTS) -> None:
+        self._facts = facts
         self._files: dict[str, tuple[Unpacked, Member]] = {}
         for package in sorted(packages, key=lambda each: each.name):
             for member in package.members:
@@ -127,7 +131,7 @@ class KernelPackages:
         chunks = package.content(member).chunks()
         plain = b"".join(decompressed(chunks, name=path, package=package.name))
         module = Module(name=name, file_name=f"{name}.ko", content=BytesContent(plain))
-        return module, read_module_info(plain, subject=path)
+        return module, read_module_info(plain, subject=path, facts=self._facts)
 
     @cached_property
     def _modules(self) -> Mapping[str, str]:
@@ -148,8 +152,16 @@ class KernelPackages:
         return package.content(member)
 
 
-def read_module_info(data: bytes, *, subject: str) -> ModuleInfo:
+def read_module_info(data: bytes, *, subject: str, facts: KeptFacts = NO_FACTS) -> ModuleInfo:
     """The dependencies in the plain module ``data``; raises ``KernelError`` if it has no ``.modinfo``."""
+    depends, before = facts.of(
+        KIND, hashlib.sha256(data).hexdigest(), lambda: _find_module_info(data, subject)
+    )
+    return ModuleInfo(depends=tuple(depends), before=tuple(before))
+
+
+def _find_module_info(data: bytes, subject: str) -> tuple[list[str], list[str]]:
+    """Names of the modules to load before: hard and soft dependencies."""
     from elftools.common.exceptions import ELFError
     from elftools.elf.elffile import ELFFile
 
@@ -162,7 +174,7 @@ def read_module_info(data: bytes, *, subject: str) -> ModuleInfo:
     pairs = [entry.partition("=")[::2] for entry in section.data().decode("utf-8", "replace").split("\0")]
     depends = [name for key, value in pairs if key == "depends" for name in value.split(",") if name]
     softdeps = [name for key, value in pairs if key == "softdep" for name in _before(value)]
-    return ModuleInfo(depends=tuple(map(_module_name, depends)), before=tuple(map(_module_name, softdeps)))
+    return list(map(_module_name, depends)), list(map(_module_name, softdeps))
 
 
 def _before(softdep: str) -> Iterator[str]:
