@@ -16,7 +16,7 @@ from image_builder.manifest import MANIFEST_NAME, image_id, parse_manifest
 from image_builder.output_folder import new_folder
 from image_builder.progress import Progress
 from image_builder.recipe import Recipe
-from image_builder.sbom import draft_in_process
+from image_builder.sbom import draft_sbom
 from image_builder.store import Store, clear_disk_errors
 from image_builder.unpack import unpack_all
 
@@ -51,7 +51,12 @@ def build_image(request: BuildRequest, *, store: Store, output: Path, progress: 
 
         packages = unpacked.result()
         sbom = pool.submit(
-            draft_in_process, lock_data=request.lock_data, name=table.name, version=table.version
+            draft_sbom,
+            lock=request.lock,
+            lock_data=request.lock_data,
+            name=table.name,
+            version=table.version,
+            store=store,
         )
         facts = make_artefacts(request, packages, store=store, folder=folder, pool=pool, progress=progress)
         write_documents(request, facts, sbom.result(), folder)

@@ -16,6 +16,7 @@ from image_builder.disk import ROOT_NAME, DiskLayout, write_disk
 from image_builder.erofs import write_erofs
 from image_builder.gpt import partition_guid
 from image_builder.image import Artefact
+from image_builder.kept import KeptFacts
 from image_builder.lockfile import LOCK_NAME, PackageRole, lock_sha256
 from image_builder.manifest import MANIFEST_NAME, SCHEMA, image_id, manifest_bytes
 from image_builder.modules import KernelPackages
@@ -84,7 +85,8 @@ def make_artefacts(
         tuple(package for package in unpacked if package.role is role)
         for role in (PackageRole.ROOT, PackageRole.KERNEL, PackageRole.STUB)
     )
-    packages = KernelPackages(kernel)
+    kept = KeptFacts(store)
+    packages = KernelPackages(kernel, facts=kept)
     reading = pool.submit(_read_kernel, packages, recipe, folder)
     tree = root_tree(Inputs(recipe=recipe, lock=request.lock, store=store, packages=root))
     runner = _qemu_runner(packages) if request.in_qemu else None
@@ -99,6 +101,7 @@ def make_artefacts(
         stubs=stubs,
         verity=written.verity,
         partition=partition_guid(recipe.image.name, ROOT_NAME),
+        facts=kept,
     )
     disk = pool.submit(_write_disk, recipe.image.name, boot, folder)
     hashes = {
@@ -170,7 +173,7 @@ def write_documents(request: BuildRequest, facts: Facts, sbom: Mapping[str, Any]
     (folder / RECIPE_NAME).write_bytes(request.recipe_data)
     (folder / LOCK_NAME).write_bytes(request.lock_data)
     (folder / PROVENANCE_NAME).write_bytes(provenance)
-    (folder / SBOM_NAME).write_bytes(finish_sbom(sbom, image=image))
+    (folder / SBOM_NAME).write_bytes(finish_sbom(sbom, lock=request.lock, image=image))
     (folder / MANIFEST_NAME).write_bytes(manifest)
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import pytest
 from cyclonedx.model.bom import Bom
 
-from image_builder.lockfile import Lock, LockedFile, LockedPackage, LockedWheel, PackageRole
+from image_builder.lockfile import Lock, LockedFile, LockedPackage, LockedWheel, PackageRole, lock_bytes
 from image_builder.provenance import provenance_bytes
-from image_builder.sbom import draft_sbom, finish_sbom
+from image_builder.sbom import draft_sbom, finish_sbom, make_draft
+from image_builder.store import Store
 
 
 def package(name: str, role: PackageRole) -> LockedPackage:
@@ -44,7 +49,7 @@ IMAGE = "33" * 32
 
 
 def sbom_bytes(image: str = IMAGE) -> bytes:
-    return finish_sbom(draft_sbom(lock=LOCK, name="demo", version="1"), image=image)
+    return finish_sbom(make_draft(lock=LOCK, name="demo", version="1"), lock=LOCK, image=image)
 
 
 def document(data: bytes) -> dict[str, Any]:
@@ -81,6 +86,23 @@ def test_sbom_can_be_read_back() -> None:
     data = document(sbom_bytes())
     bom = Bom.from_json(data=data)  # type: ignore[attr-defined]
     assert len(bom.components) == 5
+
+
+def test_a_kept_draft_gives_the_same_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path)
+
+    def written(lock: Lock) -> bytes:
+        draft = draft_sbom(lock=lock, lock_data=lock_bytes(lock), name="demo", version="1", store=store)
+        return finish_sbom(draft, lock=lock, image=IMAGE)
+
+    assert written(LOCK) == sbom_bytes()
+    monkeypatch.setattr(sys, "executable", "/absent")
+    assert written(LOCK) == sbom_bytes()
+    changed = replace(LOCK, files=(replace(LOCK.files[0], sha256="99" * 32),))
+    expected = finish_sbom(make_draft(lock=changed, name="demo", version="1"), lock=changed, image=IMAGE)
+    assert written(changed) == expected != sbom_bytes()
+    with pytest.raises(FileNotFoundError):
+        written(replace(LOCK, files=(entry("/etc/issue"),)))
 
 
 def test_provenance_is_an_in_toto_statement_with_every_input() -> None:
