@@ -67,7 +67,7 @@ ListArgument = Annotated[PolicyList, typer.Argument(help="Which list.")]
 def register(app: typer.Typer) -> None:
     """Add the verb's commands."""
     chain = typer.Typer(no_args_is_help=True, help="Govern on chain what gets keys.")
-    for command in (dev, deploy, allow, revoke, pause, epoch, status, history):
+    for command in (dev, deploy, allow, revoke, pause, epoch, anchor, status, history):
         chain.command(command.__name__)(command)
     app.add_typer(chain, name="chain")
 
@@ -258,6 +258,31 @@ def epoch(
     session = open_session(url, deployment)
     call = policy.bump_epoch(parse_address(app, option="--app"))
     _send(session, open_signer(keystore, password_file, signer), call, Output(json=json))
+
+
+def anchor(
+    kms_url: Annotated[str, typer.Argument(help="URL of the KMS whose receipts are anchored.")],
+    kms_id: Annotated[str, typer.Option("--kms-id", help="Its id, as apps pin it.")],
+    url: UrlOption = DEFAULT_URL,
+    deployment: DeploymentOption = DEFAULT_DEPLOYMENT,
+    keystore: KeystoreOption = None,
+    password_file: PasswordOption = None,
+    signer: SignerOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Put a KMS's new receipts on chain; anybody may pay for it."""
+    from keyturn.chain_anchor import anchor_receipts
+
+    session = open_session(url, deployment)
+    identifier = parse_identifier(kms_id, option="--kms-id")
+    who = open_signer(keystore, password_file, signer)
+    sent = anchor_receipts(session, who, kms_url=kms_url, kms_id=identifier)
+    out = Output(json=json)
+    for batch in sent:
+        out.line(f"receipts {batch['from_seq']} to {batch['to_seq']} anchored in block {batch['block']}")
+    if not sent:
+        out.line("nothing new to anchor")
+    out.result({"kms_id": identifier.hex(), "batches": sent})
 
 
 def status(

@@ -7,8 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ from eth_keys.datatypes import PrivateKey
 from contracts.dev_chain import DevChain, dev_chain
 from contracts.dev_keys import write_dev_keys
 from keyturn.cli import main
+from kms.anchors import sign_batch
+from kms.root_key import ChainPin, RootKey
 from tests.contracts.conftest import require_anvil
 
 IMAGE, HASH, ROOT = ("11" * 32, "22" * 32, "33" * 32)
@@ -185,3 +190,51 @@ def test_dev_runs_until_interrupted(tmp_path: Path) -> None:
         assert running.wait(30) == 0
     with pytest.raises(OSError, match="refused"):
         DevChain(url=document["url"], chain_id=1, process=running).call("eth_chainId")
+
+
+@contextmanager
+def kms_that_publishes(batches: list[dict[str, Any]], asked: list[str]) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            body = json.dumps({"batches": batches}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_receipts_are_anchored_once(shell: Shell) -> None:
+    registry = json.loads(shell.deployment.read_text())["registry"]
+    pin = ChainPin(chain_id=shell.chain.chain_id, contract=bytes.fromhex(registry[2:]))
+    key = RootKey(root=b"\x42" * 64, pin=pin, development=True)
+    kms_id = key.identity.kms_id.hex()
+    answer = shell.folder / "kms.json"
+    answer.write_text(
+        json.dumps({"ed25519": key.identity.ed25519.hex(), "secp256k1": key.identity.secp256k1.hex()})
+    )
+    shell.allow("kms-node", "--kms", str(answer), "--app-hash", HASH, "--evidence-hash", ROOT)
+    batches: list[dict[str, Any]] = [dict(sign_batch(key, from_seq=1, payloads=[b"a", b"b"]).as_json())]
+    asked: list[str] = []
+    with kms_that_publishes(batches, asked) as url:
+        done = shell("anchor", url, "--kms-id", kms_id, by="payer")
+        assert [(item["from_seq"], item["to_seq"]) for item in done["batches"]] == [(1, 2)]
+        # The same batch again does not follow the last anchor.
+        assert shell("anchor", url, "--kms-id", kms_id, by="payer", status=2)["error"]["code"] == "batch"
+        batches.clear()
+        assert shell("anchor", url, "--kms-id", kms_id, by="payer")["batches"] == []
+    assert asked == ["/v1/anchors?after=0", "/v1/anchors?after=2", "/v1/anchors?after=2"]
+    error = shell("anchor", url, "--kms-id", kms_id, by="payer", status=2)["error"]
+    assert error["code"] == "kms-unreachable"
