@@ -34,7 +34,7 @@ class AppUsageError(KeyturnError):
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
     verbs = typer.Typer(help="Build apps: containers with a measured manifest.", no_args_is_help=True)
-    for verb in (init, lock, build, push, config):
+    for verb in (init, lock, build, push, config, kms):
         verbs.command(verb.__name__)(verb)
     app.add_typer(verbs, name="app")
 
@@ -175,6 +175,37 @@ def config(
     out.line(f"instance id {identity.hex()}")
     out.line(f"config hash {digest}")
     out.result({"disk": str(output), "instance_id": identity.hex(), "config_hash": digest})
+
+
+def kms(
+    folder: Annotated[Path, typer.Argument(help="New folder for the project.")],
+    chain_id: Annotated[int, typer.Option("--chain-id", help="Chain of the registry.")],
+    registry: Annotated[str, typer.Option("--registry", help="Address of the registry.")],
+    registry_code_hash: Annotated[
+        str, typer.Option("--registry-code-hash", help="keccak-256 of the registry's code.")
+    ],
+    app_code_hash: Annotated[
+        str, typer.Option("--app-code-hash", help="keccak-256 of the code of apps' contracts.")
+    ],
+    json: JsonOption = False,
+) -> None:
+    """Write the project of the KMS as an app: its root's recipe, its files and app.toml."""
+    from keyturn.kms_app import KmsPins, write_kms_app
+
+    out = Output(json=json)
+    if folder.exists():
+        raise AppUsageError("it exists already", subject=str(folder), advice="name another folder")
+    pins = KmsPins(
+        chain_id=chain_id,
+        registry=registry,
+        registry_code_hash=registry_code_hash,
+        app_code_hash=app_code_hash,
+    )
+    path = write_kms_app(folder, pins)
+    out.line(
+        f"wrote {escape(str(path))}; next: keyturn lock and fetch for root/keyturn.toml, keyturn app lock"
+    )
+    out.result({"recipe": str(path)})
 
 
 def _show(out: Output, built: BuiltApp) -> None:

@@ -143,6 +143,16 @@ def test_attack_prediction_for_the_config_disk_of_another_app(shell: Shell) -> N
     assert "carries the app" in err
 
 
+def test_kms_project(shell: Shell) -> None:
+    pins = ("--chain-id", "1", "--registry", "0x" + "22" * 20)
+    hashes = ("--registry-code-hash", "33" * 32, "--app-code-hash", "44" * 32)
+    shell.json("app", "kms", "kms", *pins, *hashes)
+    assert tomllib.loads(Path("kms/app.toml").read_text())["key-provider"]["mode"] == "tpm-seal"
+    status, _, err = shell.run("app", "kms", "kms", *pins, *hashes)
+    assert status == 2
+    assert "exists already" in err
+
+
 def test_predict_needs_an_image_or_an_app_with_its_config(shell: Shell) -> None:
     assert shell.run("predict")[0] == 2
     assert shell.run("predict", "--app", "app")[0] == 2
