@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -24,7 +24,7 @@ from measurements.app_manifest import app_hash
 from measurements.reference_digest import ReferenceValues, reference_digest
 from measurements.runtime_events import DEV_IMAGE, RuntimeEvent
 from tests.kms.fake_chain import NOW, PINS, FakeChain
-from tests.kms.receipts import APP_ID, INSTANCE_ID, PIN, ROOT
+from tests.kms.receipts import APP_ID, INSTANCE_ID, ROOT
 from tests.support.app_documents import manifest_bytes
 from tests.support.paper_tpm import Authority, PaperTpm, firmware_log, reference_of
 
@@ -36,18 +36,20 @@ SIGNING = KeyRequest("web/signing", "ed25519", "app")
 CLIENT_NONCE = b"\x0c" * 32
 
 
-def app_manifest(root: RootKey = ROOT, **changes: Any) -> bytes:
+def app_manifest(root: RootKey = ROOT, app_id: bytes = APP_ID, **changes: Any) -> bytes:
     """A manifest pinned to the KMS of ``root``."""
     provider = {
         "mode": "kms",
-        "chain_id": PIN.chain_id,
-        "contract": f"0x{PIN.contract.hex()}",
+        "chain_id": root.pin.chain_id,
+        "contract": f"0x{root.pin.contract.hex()}",
         "kms_root": root.identity.kms_id.hex(),
     }
-    return manifest_bytes(**{"app_id": f"0x{APP_ID.hex()}", "key_provider": provider, **changes})
+    return manifest_bytes(**{"app_id": f"0x{app_id.hex()}", "key_provider": provider, **changes})
 
 
-def query_of(manifest: bytes, *, root: RootKey, reference: ReferenceValues) -> PolicyQuery:
+def query_of(
+    manifest: bytes, *, root: RootKey, reference: ReferenceValues, app_id: bytes = APP_ID
+) -> PolicyQuery:
     """What the KMS asks the chain about a guest with ``TPM`` and ``manifest``."""
     return PolicyQuery(
         kms_id=root.identity.kms_id,
@@ -56,9 +58,18 @@ def query_of(manifest: bytes, *, root: RootKey, reference: ReferenceValues) -> P
         platform_id=hashlib.sha256(
             TPM.ek.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         ).digest(),
-        app_id=APP_ID,
+        app_id=app_id,
         app_hash=app_hash(manifest),
     )
+
+
+class KmsWorld(Protocol):
+    """What a guest needs to know of the world."""
+
+    root: RootKey
+    manifest: bytes
+    app_id: bytes
+    kms: Kms
 
 
 class World:
@@ -69,6 +80,7 @@ class World:
     ) -> None:
         self.root, self.path, self.now = root, folder / "journal.sqlite", NOW
         self.manifest = manifest or app_manifest(root)
+        self.app_id = APP_ID
         reference = reference_of(BOOTED[1], dev=dev)
         query = query_of(self.manifest, root=root, reference=reference)
         self.chain = FakeChain(query, signer=root.identity.address)
@@ -99,7 +111,7 @@ class Guest:
 
     def __init__(
         self,
-        world: World,
+        world: KmsWorld,
         *,
         manifest: bytes | None = None,
         keys: Sequence[KeyRequest] = (SIGNING, STORAGE),
@@ -114,10 +126,10 @@ class Guest:
         kms_id = pinned or world.root.identity.kms_id
         self.hpke = key_client.new_hpke_key()
         self.request = key_client.Request(
-            pin=Pin(kms_id, PIN.chain_id, PIN.contract),
+            pin=Pin(kms_id, world.root.pin.chain_id, world.root.pin.contract),
             platform=Platform.TPM,
             identity=Identity(ak_public=tpm.ak_public, ek_certificate=tpm.ek_certificate),
-            app_id=APP_ID,
+            app_id=world.app_id,
             instance_id=instance_id,
             app_manifest=self.manifest,
             keys=tuple(keys),
@@ -160,7 +172,7 @@ class Guest:
         return [
             *([DEV_IMAGE] if self.dev else []),
             RuntimeEvent("keyturn-boot", b"1"),
-            RuntimeEvent("app-id", APP_ID),
+            RuntimeEvent("app-id", self.request.app_id),
             RuntimeEvent("app-hash", app_hash(self.manifest)),
             RuntimeEvent("config-hash", b"\xcf" * 32),
             RuntimeEvent("instance-id", self.request.instance_id),
