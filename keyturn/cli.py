@@ -27,6 +27,7 @@ VERB_MODULES = {
     "firmware": "keyturn.verb_firmware",
     "run": "keyturn.verb_run",
     "chain": "keyturn.verb_chain",
+    "kms": "keyturn.verb_kms",
     "app": "keyturn.verb_app",
     "demo": "keyturn.verb_demo",
 }

@@ -1,0 +1,121 @@
+"""Asks a KMS for what it shows to everybody, and checks it: identity, receipts with inclusion proofs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import requests
+
+from kms.merkle import proof_holds
+from kms.receipt import LARGEST_PAYLOAD, parse_envelope, receipt_hash, verify_receipt
+from kms.root_key import kms_id as hash_of_keys
+from kms.strict_json import Fields, read_object
+from measurements.errors import KeyturnError, RefusedError
+
+CALL_SECONDS = 30
+LARGEST_ANSWER = 4 * LARGEST_PAYLOAD
+_PIECE = 1 << 14
+
+
+class KmsAnswerError(KeyturnError):
+    """The KMS does not answer, or with an error."""
+
+    code = "kms-answer"
+
+
+class KmsMismatchError(RefusedError):
+    """What the KMS shows does not hold."""
+
+    code = "kms-mismatch"
+
+
+def fetch_identity(url: str) -> dict[str, Any]:
+    """``GET /v1/public-key``, whose KMS id must be that of its keys."""
+    fields = _get(url, "/v1/public-key")
+    ed25519 = fields.hexadecimal("ed25519", size=32)
+    secp256k1 = fields.hexadecimal("secp256k1", size=33)
+    found = fields.hexadecimal("kms_id", size=32)
+    fields.address("address")
+    fields.integer("chain_id", least=1)
+    fields.address("contract")
+    fields.boolean("development")
+    fields.done()
+    if found != hash_of_keys(ed25519, secp256k1):
+        raise _mismatch("its id is not that of its keys")
+    return dict(fields.document)
+
+
+def fetch_receipt(url: str, *, receipt_hash: str, kms_id: str) -> dict[str, Any]:
+    """A receipt of the pinned KMS, verified, and its inclusion proof, which must hold.
+
+    ``{"receipt": payload, "envelope": envelope, "inclusion": null | proof}``.
+    """
+    wanted = Fields({"hash": receipt_hash, "kms_id": kms_id}, subject="argument")
+    digest, pinned = wanted.hexadecimal("hash", size=32), wanted.hexadecimal("kms_id", size=32)
+    identity = fetch_identity(url)
+    if identity["kms_id"] != pinned.hex():
+        raise _mismatch(f"it is KMS {identity['kms_id']}, not {pinned.hex()}")
+    fields = _get(url, f"/v1/receipts/{digest.hex()}")
+    envelope = parse_envelope(fields.raw("receipt"))
+    inclusion = fields.optional("inclusion", fields.fields)
+    fields.done()
+    receipt = verify_receipt(envelope, kms_id=pinned, ed25519=bytes.fromhex(identity["ed25519"]))
+    _check_hash(envelope.payload, digest)
+    if inclusion is not None:
+        _check_inclusion(inclusion, envelope.payload, seq=receipt.seq)
+    return {
+        "receipt": dict(read_object(envelope.payload, subject="receipt").document),
+        "envelope": envelope.as_json(),
+        "inclusion": None if inclusion is None else dict(inclusion.document),
+    }
+
+
+def _check_hash(payload: bytes, digest: bytes) -> None:
+    if receipt_hash(payload) != digest:
+        raise _mismatch("it answers with another receipt")
+
+
+def _check_inclusion(inclusion: Fields, payload: bytes, *, seq: int) -> None:
+    first, last = inclusion.integer("from_seq", least=1), inclusion.integer("to_seq", least=1)
+    index, root = inclusion.integer("index"), inclusion.hexadecimal("root", size=32)
+    path = [
+        Fields({"hash": part}, subject="inclusion proof").hexadecimal("hash", size=32)
+        for part in inclusion.array("path", most=64)
+    ]
+    inclusion.done()
+    placed = first + index == seq <= last
+    if not placed or not proof_holds(leaf=payload, index=index, size=last - first + 1, path=path, root=root):
+        raise _mismatch("the inclusion proof does not hold")
+
+
+def _get(url: str, path: str) -> Fields:
+    try:
+        with requests.get(
+            f"{url.rstrip('/')}{path}", timeout=CALL_SECONDS, stream=True, allow_redirects=False
+        ) as answer:
+            body = _read(answer)
+            status = answer.status_code
+    except (requests.RequestException, ValueError) as error:
+        raise _no_answer(f"{path} failed: {type(error).__name__}") from error
+    if status != 200:
+        raise _no_answer(f"{path} was answered with status {status}")
+    return read_object(body, subject=f"answer to {path}")
+
+
+def _read(answer: requests.Response) -> bytes:
+    whole = bytearray()
+    for piece in answer.iter_content(_PIECE):
+        whole += piece
+        if len(whole) > LARGEST_ANSWER:
+            raise ValueError("the answer is too large")
+    return bytes(whole)
+
+
+def _no_answer(reason: str) -> KmsAnswerError:
+    return KmsAnswerError(reason, subject="KMS", advice="check the URL and that the KMS runs")
+
+
+def _mismatch(reason: str) -> KmsMismatchError:
+    return KmsMismatchError(
+        reason, subject="KMS", advice="do not use this KMS; ask the one that the app pins"
+    )
