@@ -77,6 +77,16 @@ class Call:
         return f"{self.contract}.{self.function}"
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Calls that the timelock carries out in one transaction: all of them or none."""
+
+    calls: tuple[Call, ...]
+
+    def __str__(self) -> str:
+        return " + ".join(str(call) for call in self.calls)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AppSettings:
     """What an app starts with; by default it takes listed devices only and has no end."""
@@ -167,7 +177,7 @@ def send(web3: Web3, signer: Signer, call: Call) -> TxReceipt:
     return _transact(web3, signer, function(*call.arguments), subject=str(call))
 
 
-def propose(web3: Web3, signer: Signer, *, timelock: str, call: Call) -> ProposalState:
+def propose(web3: Web3, signer: Signer, *, timelock: str, call: Call | Batch) -> ProposalState:
     """Put ``call`` to the timelock unless the same proposal is already there; returns the state before."""
     state, salt = proposal(web3, timelock=timelock, call=call)
     if state is ProposalState.UNSET:
@@ -176,19 +186,16 @@ def propose(web3: Web3, signer: Signer, *, timelock: str, call: Call) -> Proposa
     return state
 
 
-def execute(web3: Web3, signer: Signer, *, timelock: str, call: Call) -> TxReceipt:
+def execute(web3: Web3, signer: Signer, *, timelock: str, call: Call | Batch) -> TxReceipt:
     """Carry out a proposal whose delay is over; the timelock refuses any other."""
     _, salt = proposal(web3, timelock=timelock, call=call)
     return send(web3, signer, _timelock_call(web3, timelock, "execute", call, salt))
 
 
-def cancel(web3: Web3, signer: Signer, *, timelock: str, call: Call) -> TxReceipt:
+def cancel(web3: Web3, signer: Signer, *, timelock: str, call: Call | Batch) -> TxReceipt:
     """Withdraw a proposal that is not carried out yet; the guardian's right, too."""
     _, salt = proposal(web3, timelock=timelock, call=call)
-    functions = _contract(web3, ContractName.TIMELOCK, timelock).functions
-    identifier = functions.hashOperation(
-        web3.to_checksum_address(call.target), 0, encode(web3, call), _ZERO, salt
-    ).call()
+    identifier = read(web3, _timelock_call(web3, timelock, "hashOperation", call, salt))
     withdraw = Call(
         contract=ContractName.TIMELOCK, target=timelock, function="cancel", arguments=(identifier,)
     )
@@ -200,7 +207,9 @@ def role(name: str) -> bytes:
     return bytes(Web3.keccak(text=name))
 
 
-def govern(web3: Web3, signer: Signer, *, timelock: str, call: Call, patience_seconds: float) -> TxReceipt:
+def govern(
+    web3: Web3, signer: Signer, *, timelock: str, call: Call | Batch, patience_seconds: float
+) -> TxReceipt:
     """Propose, wait for the delay and execute; raises ``ChainError`` when patience ends first."""
     propose(web3, signer, timelock=timelock, call=call)
     deadline = time.monotonic() + patience_seconds
@@ -213,13 +222,12 @@ def govern(web3: Web3, signer: Signer, *, timelock: str, call: Call, patience_se
     return execute(web3, signer, timelock=timelock, call=call)
 
 
-def proposal(web3: Web3, *, timelock: str, call: Call) -> tuple[ProposalState, bytes]:
+def proposal(web3: Web3, *, timelock: str, call: Call | Batch) -> tuple[ProposalState, bytes]:
     """State and salt of the first proposal of ``call`` that is not done."""
     functions = _contract(web3, ContractName.TIMELOCK, timelock).functions
-    target, data = web3.to_checksum_address(call.target), encode(web3, call)
     for repeat in range(MAX_REPEATS):
         salt = repeat.to_bytes(32, "big")
-        identifier = functions.hashOperation(target, 0, data, _ZERO, salt).call()
+        identifier = read(web3, _timelock_call(web3, timelock, "hashOperation", call, salt))
         state = ProposalState(functions.getOperationState(identifier).call())
         if state is not ProposalState.DONE:
             return state, salt
@@ -272,9 +280,21 @@ def _create(web3: Web3, signer: Signer, name: ContractName, arguments: tuple[Any
     return address, int(receipt["blockNumber"])
 
 
-def _timelock_call(web3: Web3, timelock: str, function: str, call: Call, salt: bytes, *more: Any) -> Call:
-    arguments = (web3.to_checksum_address(call.target), 0, encode(web3, call), _ZERO, salt, *more)
-    return Call(contract=ContractName.TIMELOCK, target=timelock, function=function, arguments=arguments)
+def _timelock_call(
+    web3: Web3, timelock: str, function: str, what: Call | Batch, salt: bytes, *more: Any
+) -> Call:
+    calls = what.calls if isinstance(what, Batch) else (what,)
+    targets = [web3.to_checksum_address(call.target) for call in calls]
+    data = [encode(web3, call) for call in calls]
+    arguments: tuple[Any, ...] = (targets[0], 0, data[0])
+    if isinstance(what, Batch):
+        function, arguments = f"{function}Batch", (targets, [0] * len(calls), data)
+    return Call(
+        contract=ContractName.TIMELOCK,
+        target=timelock,
+        function=function,
+        arguments=(*arguments, _ZERO, salt, *more),
+    )
 
 
 def _transact(web3: Web3, signer: Signer, action: Any, *, subject: str) -> TxReceipt:

@@ -147,8 +147,12 @@ def resume(contract: ContractName, target: str) -> Call:
 
 def anchor(registry: str, batch: Anchor) -> Call:
     """Put the Merkle root of a batch of receipts on chain."""
-    return _registry_call(
-        registry, "anchorReceipts", batch.kms_id, batch.from_seq, batch.to_seq, batch.root, batch.signature
+    _check_hashes((batch.kms_id, batch.root))
+    return Call(
+        contract=ContractName.REGISTRY,
+        target=registry,
+        function="anchorReceipts",
+        arguments=(batch.kms_id, batch.from_seq, batch.to_seq, batch.root, batch.signature),
     )
 
 
@@ -234,9 +238,9 @@ def _app_call(app: str, function: str, *arguments: Any) -> Call:
 
 
 def _check_hashes(arguments: tuple[Any, ...]) -> None:
-    """No hash that was cut, and no zero for a hash; a signature (65 bytes) is left to the contract."""
+    """No hash that was cut, and no zero for a hash."""
     for value in arguments:
-        if isinstance(value, bytes) and len(value) != 65 and (len(value) != WORD_BYTES or not any(value)):
+        if isinstance(value, bytes) and (len(value) != WORD_BYTES or not any(value)):
             raise ZeroKeyError(
                 "must be 32 bytes and not zero", subject="identifier", advice="pass the whole digest"
             )

@@ -9,7 +9,7 @@ import pytest
 from web3 import Web3
 
 from contracts import binding
-from contracts.binding import AppSettings, Call, ContractRefusedError
+from contracts.binding import AppSettings, Batch, Call, ContractRefusedError
 from contracts.deployment import Deployment
 from contracts.dev_chain import DevChain, find_anvil, start_dev_chain
 from contracts.signers import KeySigner
@@ -38,7 +38,7 @@ class World:
     def timelock(self) -> str:
         return self.deployment.timelock
 
-    def govern(self, call: Call) -> None:
+    def govern(self, call: Call | Batch) -> None:
         """Propose, let the delay pass, execute (as anybody may)."""
         binding.propose(self.web3, self.proposer, timelock=self.timelock, call=call)
         self.chain.skip_time(DELAY)
@@ -66,7 +66,7 @@ class World:
             binding.send(self.web3, by, call)
         return caught.value.error_name
 
-    def refused_by_governor(self, call: Call) -> str:
+    def refused_by_governor(self, call: Call | Batch) -> str:
         """Name of the error with which the contract refuses the timelock itself."""
         binding.propose(self.web3, self.proposer, timelock=self.timelock, call=call)
         self.chain.skip_time(DELAY)

@@ -11,7 +11,7 @@ from eth_keys.datatypes import PrivateKey
 
 from contracts import binding, policy
 from contracts.artefacts import ContractName
-from contracts.binding import ChainError
+from contracts.binding import Batch, ChainError, ProposalState
 from contracts.deployment import TYPE, Deployment, DeploymentFileError, read_deployment
 from contracts.layout import Entry, ZeroKeyError
 from contracts.policy import AppList, KmsKeyError, RegistryList
@@ -69,7 +69,7 @@ def test_a_file_with_less_is_refused(tmp_path: Path) -> None:
             read_deployment(path)
 
 
-@pytest.mark.parametrize("identifier", [bytes(32), b"\1" * 31, b"\1" * 33, b""])
+@pytest.mark.parametrize("identifier", [bytes(32), b"\1" * 31, b"\1" * 33, b"\1" * 65, b""])
 def test_zero_and_cut_hashes_are_refused_before_sending(identifier: bytes) -> None:
     with pytest.raises(ZeroKeyError):
         policy.allow(ADDRESS, RegistryList.IMAGE, identifier)
@@ -118,6 +118,35 @@ def test_patience_that_ends_before_the_delay_is_said(world: World) -> None:
     call = policy.allow(world.registry, RegistryList.IMAGE, b"\1" * 32)
     with pytest.raises(ChainError, match="delay is not over"):
         binding.govern(world.web3, world.proposer, timelock=world.timelock, call=call, patience_seconds=0)
+
+
+def test_a_batch_is_carried_out_as_one(world: World) -> None:
+    image, digest, root = b"\1" * 32, b"\2" * 32, b"\3" * 32
+    batch = Batch(
+        (
+            policy.allow(world.registry, RegistryList.IMAGE, image),
+            policy.allow_reference(world.registry, digest, image),
+            policy.allow(world.registry, RegistryList.PLATFORM_ROOT, root),
+        )
+    )
+    world.govern(batch)
+    entries = policy.listed(policy.history(world.web3, ContractName.REGISTRY, world.registry))
+    assert set(entries) == {(0, image.hex()), (1, digest.hex()), (2, root.hex())}
+
+
+def test_a_batch_with_one_refused_call_changes_nothing(world: World) -> None:
+    good = policy.allow(world.registry, RegistryList.IMAGE, b"\1" * 32)
+    bad = policy.allow_reference(world.registry, b"\2" * 32, b"\x09" * 32)
+    assert world.refused_by_governor(Batch((good, bad))) == "UnknownEntry"
+    assert policy.listed(policy.history(world.web3, ContractName.REGISTRY, world.registry)) == {}
+
+
+def test_a_batch_is_cancelled_as_one(world: World) -> None:
+    batch = Batch((policy.allow(world.registry, RegistryList.IMAGE, b"\1" * 32),))
+    binding.propose(world.web3, world.proposer, timelock=world.timelock, call=batch)
+    binding.cancel(world.web3, world.guardian, timelock=world.timelock, call=batch)
+    state, _ = binding.proposal(world.web3, timelock=world.timelock, call=batch)
+    assert state is ProposalState.UNSET
 
 
 def test_the_same_call_can_be_carried_out_again(world: World) -> None:
