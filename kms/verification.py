@@ -1,0 +1,303 @@
+"""Verification of one key release from its bundle, as one tree:
+
+parts → hardware root → firmware → kernel → root → app → KMS receipt → policy at block N.
+
+A pure function of bundle, trust anchors and clock. The evidence is held against the report data that the KMS
+signed, at the time of the receipt; the policy against the block that the receipt names. Names and order of
+checks are those of ``attestation.evidence_tree`` and of ``RECEIPT_CHECKS`` and ``kms.policy_tree``.
+
+What rests on the word of the KMS: that attestation key and EK sit in one TPM (the credential was opened),
+that report data holds the KMS's fresh nonce, the time, and which block was final.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from attestation.evidence import encode_evidence
+from attestation.evidence_tree import (
+    AppFacts,
+    EvidenceAnchors,
+    EvidenceTree,
+    ExpectedAppId,
+    describe_provider,
+    evidence_groups,
+    verify_evidence_tree,
+)
+from attestation.tpm_evidence import LogPart
+from attestation.verdict import CheckFailedError, CheckList, Verdict
+from attestation.verdict_tree import Group, Tree, group_of
+from kms.anchors import Anchor, anchor_signer
+from kms.bundle import PART_CHECKS, Bundle, KmsKeys, Parts, read_parts
+from kms.chain_view import ChainPins
+from kms.merkle import proof_holds
+from kms.messages import STORAGE_KEY
+from kms.policy_tree import POLICY_CHECKS, check_policy_tree
+from kms.receipt import Decision, Envelope, Receipt, verify_receipt
+from kms.root_key import ChainPin, kms_id
+from measurements.runtime_events import KmsProvider
+
+RECEIPT_CHECKS = (
+    "kms-id",
+    "receipt-signature",
+    "receipt-decision",
+    "receipt-development",
+    "receipt-app",
+    "receipt-complete",
+    "receipt-time",
+    "receipt-evidence",
+    "receipt-app-hash",
+    "receipt-instance",
+    "receipt-reference",
+    "receipt-platform-root",
+    "receipt-platform-id",
+    "receipt-keys",
+    "kms-pin",
+    "receipt-inclusion",
+    "receipt-batch",
+    "batch-signature",
+)
+ESTABLISHED = ("app_hash", "image_id", "reference_digest", "platform_root", "platform_id", "report_data")
+"""What a release establishes about its guest."""
+
+_OTHER = "take the parts of a bundle from one and the same key release"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VerifierAnchors:
+    """What the user trusts: DER certificates, chain and contracts, the KMS (32 bytes), the app (20 bytes).
+
+    ``development`` accepts development images and a development KMS.
+    """
+
+    roots: Sequence[bytes]
+    intermediates: Sequence[bytes]
+    pins: ChainPins
+    kms_id: bytes
+    app_id: bytes
+    development: bool = False
+
+
+def verify_bundle(bundle: Bundle, anchors: VerifierAnchors, *, now: int) -> Tree:
+    """The whole tree; bad parts are failed checks, never errors. ``now`` is in seconds since 1970."""
+    parts = read_parts(bundle)
+    core, agreement, batch, policy = CheckList(), CheckList(), CheckList(), CheckList()
+    receipt = _receipt(core, parts, anchors, now=now)
+    evidence = _evidence(parts, receipt, anchors)
+    with suppress(CheckFailedError):
+        _check_agreement(agreement, receipt, parts, evidence.facts)
+    with suppress(CheckFailedError):
+        _check_batch(batch, receipt, parts)
+    if receipt is not None and parts.chain is not None and parts.kms is not None:
+        with suppress(CheckFailedError):
+            check_policy_tree(policy, receipt, parts.chain, anchors.pins, signer=parts.kms.address)
+    made = (*core.verdict().checks, *agreement.verdict().checks, *batch.verdict().checks)
+    return Tree(
+        groups=(
+            group_of("parts", "parts of the bundle", PART_CHECKS, parts.verdict),
+            *evidence.groups,
+            group_of("receipt", "KMS receipt", RECEIPT_CHECKS, Verdict(checks=made)),
+            _policy_group(receipt, policy.verdict()),
+        )
+    )
+
+
+def _policy_group(receipt: Receipt | None, verdict: Verdict) -> Group:
+    chain = None if receipt is None else receipt.outcome.chain
+    block = "an unknown block" if chain is None else f"block {chain.block_number}"
+    return group_of("policy", f"policy at {block}", POLICY_CHECKS, verdict)
+
+
+def _evidence(parts: Parts, receipt: Receipt | None, anchors: VerifierAnchors) -> EvidenceTree:
+    """The evidence against what the receipt says; without a verified receipt nothing can be checked."""
+    report_data = None if receipt is None else receipt.subject.report_data
+    if receipt is None or report_data is None or parts.evidence is None or parts.reference is None:
+        return EvidenceTree(groups=evidence_groups(Verdict(checks=())), facts=None)
+    return verify_evidence_tree(
+        parts.evidence,
+        parts.reference,
+        EvidenceAnchors(
+            roots=anchors.roots,
+            intermediates=anchors.intermediates,
+            report_data=report_data,
+            now=receipt.time,
+            part=LogPart.RELEASE,
+            app=ExpectedAppId(app_id=anchors.app_id),
+            development=anchors.development,
+        ),
+    )
+
+
+def _receipt(checks: CheckList, parts: Parts, anchors: VerifierAnchors, *, now: int) -> Receipt | None:
+    """The receipt, once everything about it holds that needs no other part."""
+    if parts.receipt is None or parts.kms is None:
+        return None
+    try:
+        return _check_receipt(checks, parts.receipt, parts.kms, anchors, now=now)
+    except CheckFailedError:
+        return None
+
+
+def _check_receipt(
+    checks: CheckList, envelope: Envelope, keys: KmsKeys, anchors: VerifierAnchors, *, now: int
+) -> Receipt:
+    checks.equal(
+        "kms-id",
+        expected=anchors.kms_id,
+        found=kms_id(keys.ed25519, keys.secp256k1),
+        reason="these are the keys of another KMS than the trusted one",
+        advice="compare the KMS id with what the app manifest pins",
+    )
+    with checks.step("receipt-signature", expected="a receipt that the KMS signed"):
+        receipt = verify_receipt(envelope, kms_id=anchors.kms_id, ed25519=keys.ed25519)
+    outcome, subject = receipt.outcome, receipt.subject
+    checks.require(
+        "receipt-decision",
+        outcome.decision is Decision.ISSUE,
+        expected=Decision.ISSUE.value,
+        found=outcome.decision.value if outcome.reason is None else f"refuse: {outcome.reason.text}",
+        reason="this receipt does not say that keys were released",
+        advice="show the receipt that came with the keys",
+    )
+    checks.require(
+        "receipt-development",
+        anchors.development or not receipt.development,
+        expected="a KMS of any kind" if anchors.development else "a release KMS",
+        found="a development KMS" if receipt.development else "a release KMS",
+        reason="a development KMS runs on a host that can read its keys",
+        advice="use a KMS in a guest of its own, or accept development",
+    )
+    checks.equal(
+        "receipt-app",
+        expected=anchors.app_id,
+        found=subject.app_id,
+        reason="keys were released to another app",
+        advice="show a receipt of the app that is meant",
+    )
+    absent = [name for name in ESTABLISHED if getattr(subject, name) is None]
+    checks.require(
+        "receipt-complete",
+        not absent,
+        expected=", ".join(ESTABLISHED),
+        found=f"no {', '.join(absent)}" if absent else "all of them",
+        reason="the receipt does not say what keys were released to",
+        advice="do not trust this KMS: a release establishes all of them",
+    )
+    checks.require(
+        "receipt-time",
+        receipt.time <= now,
+        expected=f"at most {now}",
+        found=str(receipt.time),
+        reason="the receipt is from the future",
+        advice="set the clock of this machine",
+    )
+    return receipt
+
+
+def _check_agreement(
+    checks: CheckList, receipt: Receipt | None, parts: Parts, facts: AppFacts | None
+) -> None:
+    """That the receipt is about this evidence, and about what the evidence says."""
+    if receipt is None or parts.evidence is None or facts is None:
+        return
+    subject, release, ek = receipt.subject, facts.tpm.release, facts.tpm.ek
+    for name, signed, found in (
+        ("receipt-evidence", subject.evidence_hash, hashlib.sha256(encode_evidence(parts.evidence)).digest()),
+        ("receipt-app-hash", subject.app_hash, release.app_hash),
+        ("receipt-instance", subject.instance_id, release.instance_id),
+        ("receipt-reference", subject.reference_digest, facts.tpm.reference_digest),
+        ("receipt-platform-root", subject.platform_root, ek.platform_root),
+        ("receipt-platform-id", subject.platform_id, ek.platform_id),
+    ):
+        checks.equal(
+            name,
+            expected=signed or b"",
+            found=found,
+            reason="the receipt is about something else than the evidence shows",
+            advice=_OTHER,
+        )
+    _check_keys(checks, receipt, facts)
+    chain = receipt.outcome.chain
+    assert chain is not None  # every release has it
+    pinned = KmsProvider(kms_root=receipt.kms_id, chain_id=chain.chain_id, contract=chain.contract)
+    checks.require(
+        "kms-pin",
+        release.key_provider == pinned,
+        expected=describe_provider(pinned),
+        found=describe_provider(release.key_provider),
+        reason="the guest pins another KMS, chain or registry than the receipt's",
+        advice=_OTHER,
+    )
+
+
+def _check_keys(checks: CheckList, receipt: Receipt, facts: AppFacts) -> None:
+    """That only keys of the manifest were released."""
+    listed = {(key.path, key.kind.value, key.scope.value) for key in facts.manifest.keys}
+    if facts.manifest.storage is not None:
+        listed.add((STORAGE_KEY.path, STORAGE_KEY.kind, STORAGE_KEY.scope))
+    released = {(key.path, key.kind.value, key.scope.value) for key in receipt.outcome.keys}
+    checks.require(
+        "receipt-keys",
+        released <= listed,
+        expected=f"keys among {_paths(listed)}",
+        found=_paths(released),
+        reason="keys were released that the app manifest does not list",
+        advice="do not trust this KMS",
+    )
+
+
+def _paths(keys: Iterable[tuple[str, str, str]]) -> str:
+    return ", ".join(f"{path} ({kind}, {scope})" for path, kind, scope in sorted(keys)) or "none"
+
+
+def _check_batch(checks: CheckList, receipt: Receipt | None, parts: Parts) -> None:
+    """That the receipt is in a batch that the KMS signed for the chain."""
+    inclusion, batch, keys = parts.inclusion, parts.batch, parts.kms
+    if receipt is None or parts.receipt is None or inclusion is None or batch is None or keys is None:
+        return
+    holds = inclusion.index == receipt.seq - inclusion.from_seq and proof_holds(
+        leaf=parts.receipt.payload,
+        index=inclusion.index,
+        size=inclusion.to_seq - inclusion.from_seq + 1,
+        path=inclusion.path,
+        root=inclusion.root,
+    )
+    checks.require(
+        "receipt-inclusion",
+        holds,
+        expected=f"receipt {receipt.seq} under root {inclusion.root.hex()}",
+        found="in the tree" if holds else "not in the tree",
+        reason="the proof does not show this receipt in this batch",
+        advice="take the inclusion proof of this receipt from the KMS",
+    )
+    shown = Anchor(
+        kms_id=receipt.kms_id,
+        from_seq=inclusion.from_seq,
+        to_seq=inclusion.to_seq,
+        root=inclusion.root,
+    )
+    checks.require(
+        "receipt-batch",
+        batch.anchor == shown,
+        expected=_batch(shown),
+        found=_batch(batch.anchor),
+        reason="the inclusion proof is of another batch",
+        advice="take the batch that the receipt is in",
+    )
+    chain = receipt.outcome.chain
+    assert chain is not None  # every release has it
+    pin = ChainPin(chain_id=chain.chain_id, contract=chain.contract)
+    checks.equal(
+        "batch-signature",
+        expected=keys.address,
+        found=anchor_signer(batch, pin) or b"",
+        reason="the batch is not signed by this KMS for this registry",
+        advice="take the signed batch from the KMS",
+    )
+
+
+def _batch(anchor: Anchor) -> str:
+    return f"{anchor.root.hex()} of receipts {anchor.from_seq} to {anchor.to_seq} by {anchor.kms_id.hex()}"
