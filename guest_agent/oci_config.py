@@ -72,7 +72,7 @@ def runtime_config(container: Container, *, places: Places, host_env: Mapping[st
     return {
         "ociVersion": OCI_VERSION,
         "hostname": container.name,
-        # A writable container gets an overlay as its root; nothing ever writes to the verity volume.
+        # An overlay: nothing ever writes to the verity volume itself.
         "root": {"path": places.root, "readonly": container.read_only},
         "process": _process(container, host_env),
         "mounts": _mounts(container, places),

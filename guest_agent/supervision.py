@@ -160,7 +160,10 @@ def probed(app: App, name: str, now: float, *, passed: bool) -> tuple[App, tuple
     misses = 0 if passed or excused else state.misses + 1
     dead = misses >= health.retries
     changed = state._replace(
-        due=now + health.interval_seconds, healthy=passed or (state.healthy and not dead), misses=misses
+        # One that is being stopped is not probed any more.
+        due=float("inf") if dead else now + health.interval_seconds,
+        healthy=passed or (state.healthy and not dead),
+        misses=misses,
     )
     stop = (Action(ActionKind.STOP, name),) if dead else ()
     return app.with_state(name, changed), stop

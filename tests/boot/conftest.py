@@ -3,6 +3,8 @@
 ``built_image``, ``dev_image``
     The image of the default recipe, and the same one with ``dev = true`` (``image_builder.image.Image``).
     Read-only: a test that damages an image takes a copy (``tests.support.images.copy_image``).
+``apps_image``
+    The image of the recipe that runs apps (``keyturn init --template apps``); read-only, too.
 ``make_image``
     Builds further variants: ``make_image("name", {line of the default recipe: replacement})``, each once per
     session.
@@ -51,6 +53,12 @@ def built_image(make_image: ImageMaker) -> Image:
 def dev_image(make_image: ImageMaker) -> Image:
     """The same as a development image."""
     return make_image("dev", {"dev = false ": "dev = true "})
+
+
+@pytest.fixture(scope="session")
+def apps_image(tmp_path_factory: pytest.TempPathFactory) -> Image:
+    """The image of the recipe that runs apps."""
+    return images.build_image(tmp_path_factory.mktemp("apps"), template="apps")
 
 
 @pytest.fixture(scope="session")

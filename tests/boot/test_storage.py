@@ -13,7 +13,6 @@ import pytest
 
 from guest_agent.storage_layout import JOURNAL_SECTORS, data_sector_on_disk, plan_layout
 from image_builder.image import Image
-from tests.support.images import build_image
 from tests.support.kernel_boot import kernel_boot
 
 SIZE = 20 << 20
@@ -60,12 +59,6 @@ say("cut", attempt("cut"), read("/run/data/late").decode())
 storage.release("/run/data")
 say("clean", attempt("clean"), read("/run/data/file") == b"kept " * 2000)
 """
-
-
-@pytest.fixture(scope="session")
-def apps_image(tmp_path_factory: pytest.TempPathFactory) -> Image:
-    """The image of the recipe that runs apps."""
-    return build_image(tmp_path_factory.mktemp("apps"), template="apps")
 
 
 def flip(path: Path, sector: int, *, offset: int = 0) -> None:

@@ -114,6 +114,7 @@ def test_failed_probes_in_a_row_stop_the_container_and_count_as_its_failure() ->
         assert (stops, app.state("a").misses) == ((), misses)
     app, stops = probe(app, "a", 25.0, passed=False)
     assert stops == (Action(ActionKind.STOP, "a"),)
+    assert actions(app, 1e9) == ()
     app = ended(app, "a", 26.0, exit_code=0)
     assert app.state("a").stage is Stage.FAILED
 

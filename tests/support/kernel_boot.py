@@ -85,6 +85,12 @@ class Guest:
         said = [line.removeprefix("SAY ") for line in self.console.splitlines() if line.startswith("SAY ")]
         return {first: rest for first, _, rest in (line.partition(" ") for line in said)}
 
+    def wait_end(self, *, seconds: float) -> str:
+        """Wait until the machine ends by itself; its console."""
+        self._process.wait(seconds)
+        self._reader.join()
+        return self.console
+
 
 @contextlib.contextmanager
 def kernel_boot(image: Image, script: str, disks: Mapping[str, Path], *, folder: Path) -> Iterator[Guest]:
@@ -95,7 +101,7 @@ def kernel_boot(image: Image, script: str, disks: Mapping[str, Path], *, folder:
     command = [*die_with_parent(), qemu, "-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "1024"]
     command += ["-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"]
     command += ["-kernel", str(image.path(Artefact.KERNEL)), "-initrd", str(initrd)]
-    command += ["-append", "console=ttyS0 quiet loglevel=1 panic=-1"]
+    command += ["-append", f"{image.path(Artefact.CMDLINE).read_text()} quiet loglevel=1"]
     files = {"root": image.path(Artefact.ROOT), **disks}
     for number, (serial, path) in enumerate(files.items()):
         only_read = ",readonly=on" if serial == "root" else ""
