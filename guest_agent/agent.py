@@ -1,5 +1,5 @@
-"""The guest agent: mounts, marks a development image, reads registers and logs, reports, and waits for the
-word to stop.
+"""The guest agent: mounts, marks a development image, reads registers and logs, reports, and runs the app of
+the config disk; without such a disk it waits for the word to stop.
 
 Any failure ends the program with status 1 after one line on the console; init then powers the machine off.
 """
@@ -20,6 +20,9 @@ from measurements.boot_report import BootReport, frame_report
 from measurements.errors import KeyturnError
 from measurements.image_facts import IMAGE_FACTS, ImageFacts, parse_facts
 from measurements.runtime_events import DEV_IMAGE, RUNTIME_BANKS, RUNTIME_PCR, RuntimeEvent, event_digest
+
+CONFIG_SERIAL = "keyturn-config"
+"""Virtio serial of the disk that makes the machine run an app."""
 
 
 def run_on_console(*, started_us: int) -> int:
@@ -70,7 +73,25 @@ def run(*, started_us: int) -> None:
     console.write(frame_report(report))
 
     boot.enter(Phase.WAIT)
-    console.say(f"stops: {wait_for_stop(power)}")
+    console.say(f"stops: {wait(image, events, power)}")
+
+
+def wait(image: ImageFacts, events: tuple[RuntimeEvent, ...], power: tuple[int, ...]) -> str:
+    """Run the app of the config disk to its end, or without such a disk wait; why that ended."""
+    if not has_config_disk():
+        return wait_for_stop(power)
+    # What only apps need costs other machines nothing.
+    from guest_agent.app_machine import run_app
+
+    return run_app(image, events, power)
+
+
+def has_config_disk(root: Path = Path("/")) -> bool:
+    """Whether the host attached a disk that calls itself a config disk."""
+    return any(
+        path.read_text(encoding="ascii", errors="replace").strip() == CONFIG_SERIAL
+        for path in (root / "sys/block").glob("vd*/serial")
+    )
 
 
 def mark(image: ImageFacts) -> tuple[RuntimeEvent, ...]:

@@ -63,17 +63,22 @@ def listen(devices: Iterable[Path]) -> tuple[int, ...]:
 
 def wait_for_stop(descriptors: Iterable[int]) -> str:
     """Sleep until the machine is told to stop; returns who said so."""
-    poll = select.poll()
-    for descriptor in descriptors:
-        poll.register(descriptor, select.POLLIN)
     signal.signal(signal.SIGTERM, _stop)
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-        while not any(pressed(os.read(ready, 64 * _EVENT.size)) for ready, _ in poll.poll()):
-            pass
+        wait_for_press(descriptors)
     except Stop:
         return "SIGTERM"
     return "power button"
+
+
+def wait_for_press(descriptors: Iterable[int]) -> None:
+    """Sleep until the power button is pressed, or was since ``listen``."""
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    while not any(pressed(os.read(ready, 64 * _EVENT.size)) for ready, _ in poll.poll()):
+        pass
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:

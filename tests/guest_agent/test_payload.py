@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -47,10 +48,23 @@ def test_the_payload_is_exactly_what_the_agent_imports() -> None:
     assert {source for source, _ in PAYLOAD} == closure(ENTRY)
 
 
-def test_everything_else_is_standard_library() -> None:
-    own = {"guest_agent", "measurements"}
+def test_everything_else_is_standard_library_or_a_package_of_the_image() -> None:
+    own, packages = {"attestation", "guest_agent", "measurements"}, {"cryptography", "tpm2_pytss"}
     tops = {name.partition(".")[0] for source, _ in PAYLOAD for name in imports_of(source)}
-    assert tops - own - sys.stdlib_module_names == set()
+    assert tops - own - packages - sys.stdlib_module_names == set()
+
+
+def test_a_machine_without_an_app_loads_none_of_it() -> None:
+    program = "import guest_agent.agent, sys; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(REPOSITORY)!r}); {program}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(done.stdout.split())
+    assert "guest_agent.agent" in loaded
+    assert not loaded & {"attestation", "cryptography", "tpm2_pytss", "guest_agent.app_machine", "threading"}
 
 
 def test_paths_in_the_image() -> None:
