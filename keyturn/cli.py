@@ -5,6 +5,8 @@ A verb's module is imported only when that verb is asked for, so that a quick ve
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import sys
 from collections.abc import Sequence
@@ -63,6 +65,8 @@ def _root() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0 done, 1 a check refused, 2 bad input or usage."""
+    # At the end of the process the collector need not walk over everything once more.
+    atexit.register(gc.freeze)
     words = list(sys.argv[1:] if arguments is None else arguments)
     verb = next((word for word in words if not word.startswith("-")), None)
     try:
