@@ -45,6 +45,7 @@ FIRMWARE_PAIRS = (
 )
 """Where distributions put OVMF: code and empty variables."""
 
+APP_DISK = "app.disk"
 SPARE_DISK_BYTES = 64 << 20
 POWER_OFF_SECONDS = 30.0
 POLL_SECONDS = 0.2
@@ -89,6 +90,16 @@ def run(
         list[Path] | None,
         typer.Option("--attach", help="Raw file behind a further disk of the shape; else it is empty."),
     ] = None,
+    app: Annotated[
+        Path | None, typer.Option("--app", help="App folder; its disk is the second disk of the shape.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Config disk of the app, the third disk of the shape.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="File behind the app's encrypted disk, the fourth disk of the shape."),
+    ] = None,
     firmware_code: Annotated[Path | None, typer.Option("--firmware-code", help="OVMF's code file.")] = None,
     firmware_vars: Annotated[
         Path | None, typer.Option("--firmware-vars", help="OVMF's variables; the guest gets a copy.")
@@ -111,6 +122,7 @@ def run(
 ) -> None:
     """Boot an image in QEMU until it powers off or is interrupted, with a TPM and measured firmware."""
     from image_builder.image import load_image
+    from measurements.qemu_args import DiskFile
     from measurements.reference import read_reference
 
     out = Output(json=json)
@@ -123,7 +135,11 @@ def run(
     loaded = load_image(image)
     _warn_about_shape(out, reference, wanted)
     plan = Plan(report_seconds=timeout, reference=reference, until_report=until_report)
-    with _signals_interrupt(), _disk_files(loaded, wanted, attach or []) as disks:
+    attached = [
+        *app_disks(app, config, data),
+        *(DiskFile(path=path, read_only=False) for path in attach or ()),
+    ]
+    with _signals_interrupt(), _disk_files(loaded, wanted, attached) as disks:
         from measurements.qemu import MachineSpec
 
         spec = MachineSpec(shape=wanted, firmware=firmware, disks=disks, tpm_state=state, forwards=forwards)
@@ -166,8 +182,29 @@ def parse_forward(text: str) -> PortForward:
     return PortForward(host=numbers[0], guest=numbers[1])
 
 
+def app_disks(app: Path | None, config: Path | None, data: Path | None) -> list[DiskFile]:
+    """The disks of an app with the names by which the agent finds them; raises ``OptionError``."""
+    from measurements.qemu_args import DiskFile
+
+    if app is None and config is None and data is None:
+        return []
+    if app is None or config is None:
+        raise OptionError(
+            "an app needs both its disk and its config disk",
+            subject="--app" if app is None else "--config",
+            advice="give --app FOLDER and --config FILE (keyturn app config writes it)",
+        )
+    disks = [
+        DiskFile(path=app / APP_DISK, serial="keyturn-app"),
+        DiskFile(path=config, serial="keyturn-config"),
+    ]
+    if data is not None:
+        disks.append(DiskFile(path=data, read_only=False, serial="keyturn-data"))
+    return disks
+
+
 @contextlib.contextmanager
-def _disk_files(image: Image, shape: MachineShape, attached: Sequence[Path]) -> Iterator[list[DiskFile]]:
+def _disk_files(image: Image, shape: MachineShape, attached: Sequence[DiskFile]) -> Iterator[list[DiskFile]]:
     """The boot disk, then one file for each further disk of the shape: an attached one or an empty one."""
     from image_builder.image import Artefact
     from measurements.qemu_args import DiskFile
@@ -181,7 +218,7 @@ def _disk_files(image: Image, shape: MachineShape, attached: Sequence[Path]) -> 
         )
     with tempfile.TemporaryDirectory(prefix="keyturn-disks-") as folder:
         disks = [DiskFile(path=image.path(Artefact.DISK))]
-        disks += [DiskFile(path=path, read_only=False) for path in attached]
+        disks += attached
         for index in range(len(attached), further):
             empty = Path(folder, f"empty-{index}.raw")
             with empty.open("wb") as stream:

@@ -34,10 +34,13 @@ class FirmwareFiles:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DiskFile:
-    """The raw image behind one disk of the shape."""
+    """The raw image behind one disk of the shape; ``serial`` is the name by which the guest finds it, which
+    no firmware measures.
+    """
 
     path: Path
     read_only: bool = True
+    serial: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,14 +78,15 @@ def machine_arguments(shape: MachineShape) -> list[str]:
     ]
 
 
-def device_arguments(shape: MachineShape) -> list[str]:
-    """The shape's devices; their back ends are named ``disk0``, ``net0``, ``tpm0``."""
+def device_arguments(shape: MachineShape, files: Sequence[DiskFile] = ()) -> list[str]:
+    """The shape's devices; their back ends are named ``disk0``, ``net0``, ``tpm0``. ``files`` give the disks
+    their serials.
+    """
     arguments: list[str] = []
     for index, disk in enumerate(shape.disks):
-        arguments += [
-            "-device",
-            _disk_device(disk, index, first=shape.boot_order is BootOrder.DISK and index == 0),
-        ]
+        first = shape.boot_order is BootOrder.DISK and index == 0
+        serial = files[index].serial if index < len(files) else ""
+        arguments += ["-device", _disk_device(disk, index, first=first, serial=serial)]
     for index, nic in enumerate(shape.nics):
         arguments += ["-device", _nic_device(nic, index)]
     return [*arguments, "-device", f"{_TPM_DEVICES[shape.tpm]},tpmdev=tpm0"]
@@ -99,7 +103,7 @@ def run_arguments(shape: MachineShape, backends: Backends) -> list[str]:
         *_tpm_backend(backends.tpm_socket),
         *_disk_backends(backends.disks),
         *_net_backends(shape, backends.forwards),
-        *device_arguments(shape),
+        *device_arguments(shape, backends.disks),
         *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
         *_monitor_arguments(backends.monitor_fd),
         *backends.extra,
@@ -141,9 +145,10 @@ def _processor(shape: MachineShape, accelerator: Accelerator) -> str:
     return f"host,{width}" if accelerator is Accelerator.KVM else f"max,vendor={shape.cpu_vendor}"
 
 
-def _disk_device(disk: Disk, index: int, *, first: bool) -> str:
+def _disk_device(disk: Disk, index: int, *, first: bool, serial: str) -> str:
     order = ",bootindex=0" if first else ""
-    return f"{disk.model},id=disk{index}-device,drive=disk{index},bus=pcie.0,addr={disk.slot:#x}{order}"
+    name = f",serial={serial}" if serial else ""
+    return f"{disk.model},id=disk{index}-device,drive=disk{index},bus=pcie.0,addr={disk.slot:#x}{order}{name}"
 
 
 def _nic_device(nic: Nic, index: int) -> str:

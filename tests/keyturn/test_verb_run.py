@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from keyturn.console_view import ConsoleView
 from keyturn.shape_options import OptionError, make_shape
-from keyturn.verb_run import find_firmware, parse_forward
+from keyturn.verb_run import app_disks, find_firmware, parse_forward
 from measurements.boot_report import BEGIN
 from measurements.errors import MissingToolError
 from measurements.events import Bank
@@ -163,3 +163,18 @@ def test_a_folder_that_is_no_image(tmp_path: Path) -> None:
         files += [f"--firmware-{name}", str(tmp_path / name)]
     done = keyturn(str(tmp_path), *files, "--json")
     assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (2, "image")
+
+
+def test_the_disks_of_an_app_have_the_names_that_the_agent_looks_for(tmp_path: Path) -> None:
+    disks = app_disks(tmp_path, tmp_path / "config.disk", tmp_path / "data.raw")
+    assert [(disk.serial, disk.read_only) for disk in disks] == [
+        ("keyturn-app", True),
+        ("keyturn-config", True),
+        ("keyturn-data", False),
+    ]
+    assert app_disks(None, None, None) == []
+
+
+def test_an_app_without_its_config_disk_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="config disk"):
+        app_disks(tmp_path, None, None)

@@ -87,3 +87,11 @@ def test_processors_of_both_accelerators_have_one_address_width() -> None:
 def test_smm_protects_the_flash() -> None:
     assert "driver=cfi.pflash01,property=secure,value=on" in _run(MachineShape(smm=True, disks=SHAPE.disks))
     assert "driver=cfi.pflash01,property=secure,value=on" not in _run(SHAPE)
+
+
+def test_a_serial_names_its_disk_only() -> None:
+    files = [DiskFile(path=Path("/d0")), DiskFile(path=Path("/d1"), serial="keyturn-data")]
+    plain, named = device_arguments(SHAPE), device_arguments(SHAPE, files)
+    assert [new for old, new in zip(plain, named, strict=True) if old != new] == [
+        "virtio-blk-pci,id=disk1-device,drive=disk1,bus=pcie.0,addr=0x7,serial=keyturn-data"
+    ]
