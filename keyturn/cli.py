@@ -32,6 +32,7 @@ VERB_MODULES = {
     "kms": "keyturn.verb_kms",
     "app": "keyturn.verb_app",
     "demo": "keyturn.verb_demo",
+    "verify": "keyturn.verb_verify",
 }
 
 

@@ -65,6 +65,23 @@ class Output:
             table.add_row(*row)
         _console(stderr=False).print(table)
 
+    def tree(self, title: str, branches: Sequence[tuple[str, Sequence[tuple[str, Sequence[str]]]]]) -> None:
+        """A tree for people: labelled branches, each with labelled leaves, each with lines about it. Texts
+        may carry ``rich`` markup; escape what is not.
+        """
+        if self.json:
+            return
+        from rich.tree import Tree
+
+        tree = Tree(title, highlight=False)
+        for branch, leaves in branches:
+            grown = tree.add(branch)
+            for leaf, lines in leaves:
+                about = grown.add(leaf)
+                for line in lines:
+                    about.add(line)
+        _console(stderr=False).print(tree, highlight=False)
+
     def result(self, document: Mapping[str, Any]) -> None:
         """The machine-readable result; printed with ``--json`` only."""
         if self.json:

@@ -1,0 +1,259 @@
+"""``keyturn verify``: evidence, a receipt or a bundle, as one tree of checks."""
+
+from __future__ import annotations
+
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from keyturn.output import JsonOption, Output, escape
+from measurements.errors import ExitStatus
+
+if TYPE_CHECKING:
+    from attestation.verdict import Check
+    from attestation.verdict_tree import Tree
+    from keyturn.verify_inputs import AnchorOptions, ReceiptFiles
+    from kms.bundle import Bundle
+    from kms.verification import VerifierAnchors
+
+
+class Taken(StrEnum):
+    """When a piece of evidence was taken: before keys were released, or with the app running."""
+
+    RELEASE = "release"
+    FULL = "full"
+
+
+_FileArgument = Annotated[
+    Path | None, typer.Argument(help="Evidence, or a receipt as the KMS shows it; none with --offline.")
+]
+_OfflineOption = Annotated[Path | None, typer.Option("--offline", help="A bundle; nothing else is asked.")]
+_RootOption = Annotated[
+    list[Path] | None, typer.Option("--root", help="Trusted root certificate of TPMs (DER or PEM).")
+]
+_IntermediateOption = Annotated[
+    list[Path] | None, typer.Option("--intermediate", help="Certificate between root and TPM (DER or PEM).")
+]
+_ReferenceOption = Annotated[
+    Path | None, typer.Option("--reference", help="Reference values, from keyturn predict --output.")
+]
+_ManifestOption = Annotated[
+    Path | None, typer.Option("--manifest", help="For evidence: the app manifest that must run.")
+]
+_ReportDataOption = Annotated[
+    str | None, typer.Option("--report-data", help="For evidence: 64 bytes in hex that it must bind.")
+]
+_PartOption = Annotated[
+    Taken,
+    typer.Option("--log-part", help="For evidence: when it was taken, before keys or with the app running."),
+]
+_EvidenceOption = Annotated[
+    Path | None, typer.Option("--evidence", help="For a receipt: the evidence that the KMS saw.")
+]
+_KmsKeysOption = Annotated[
+    Path | None, typer.Option("--public-key", help="For a receipt: the KMS's answer to /v1/public-key.")
+]
+_BatchOption = Annotated[
+    Path | None, typer.Option("--anchors", help="For a receipt: the KMS's answer to /v1/anchors.")
+]
+_RpcOption = Annotated[
+    str | None, typer.Option("--rpc", help="For a receipt: a node of the chain, for live proofs.")
+]
+_ChainIdOption = Annotated[int | None, typer.Option("--chain-id", min=1, help="Trusted chain.")]
+_ContractOption = Annotated[str | None, typer.Option("--contract", help="Trusted registry (0x…).")]
+_RegistryCodeOption = Annotated[
+    str | None,
+    typer.Option("--registry-code-hash", help="Its code's Keccak-256; by default this version's."),
+]
+_AppCodeOption = Annotated[
+    str | None,
+    typer.Option("--app-code-hash", help="The app contract's Keccak-256; by default this version's."),
+]
+_KmsIdOption = Annotated[str | None, typer.Option("--kms-id", help="Trusted KMS, 32 bytes in hex.")]
+_AppIdOption = Annotated[str | None, typer.Option("--app-id", help="The app that is meant (0x…).")]
+_DevelopmentOption = Annotated[
+    bool, typer.Option("--allow-development", help="Accept development images and a development KMS.")
+]
+_BundleOption = Annotated[
+    Path | None, typer.Option("--write-bundle", help="For a receipt: keep all of it in a bundle.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("verify")(verify)
+
+
+def verify(
+    file: _FileArgument = None,
+    offline: _OfflineOption = None,
+    root: _RootOption = None,
+    intermediate: _IntermediateOption = None,
+    reference: _ReferenceOption = None,
+    manifest: _ManifestOption = None,
+    report_data: _ReportDataOption = None,
+    log_part: _PartOption = Taken.FULL,
+    evidence: _EvidenceOption = None,
+    public_key: _KmsKeysOption = None,
+    anchors: _BatchOption = None,
+    rpc: _RpcOption = None,
+    chain_id: _ChainIdOption = None,
+    contract: _ContractOption = None,
+    registry_code_hash: _RegistryCodeOption = None,
+    app_code_hash: _AppCodeOption = None,
+    kms_id: _KmsIdOption = None,
+    app_id: _AppIdOption = None,
+    allow_development: _DevelopmentOption = False,
+    write_bundle: _BundleOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Check everything from the hardware's root to the policy on chain; exit 0 only if all of it holds."""
+    from keyturn.verify_inputs import AnchorOptions, ReceiptFiles, VerifyUsageError, read_document
+
+    out = Output(json=json)
+    if (file is None) == (offline is None):
+        raise VerifyUsageError(
+            "exactly one of them is needed", subject="FILE, --offline", advice="name what to verify"
+        )
+    options = AnchorOptions(
+        roots=root or [],
+        intermediates=intermediate or [],
+        chain_id=chain_id,
+        contract=contract,
+        registry_code_hash=registry_code_hash,
+        app_code_hash=app_code_hash,
+        kms_id=kms_id,
+        app_id=app_id,
+        development=allow_development,
+    )
+    if offline is not None:
+        tree = _verify_offline(offline, options)
+    elif _is_evidence(document := read_document(_given(file))):
+        tree = _verify_evidence(document, options, reference, manifest, report_data, log_part)
+    else:
+        files = ReceiptFiles(
+            receipt=document,
+            evidence=evidence,
+            reference=reference,
+            public_key=public_key,
+            anchors=anchors,
+        )
+        tree = _verify_receipt(files, options, rpc, write_bundle)
+    _show(out, tree)
+    if not tree.passed:
+        raise typer.Exit(int(ExitStatus.REFUSED))
+
+
+def _given(file: Path | None) -> Path:
+    assert file is not None
+    return file
+
+
+def _is_evidence(document: Any) -> bool:
+    from attestation.evidence import TYPE
+
+    return isinstance(document, dict) and document.get("type") == TYPE
+
+
+def _verify_offline(path: Path, options: AnchorOptions) -> Tree:
+    from keyturn.verify_inputs import make_anchors, read_limited
+    from kms.bundle import parse_bundle
+    from kms.verification import verify_bundle
+
+    return verify_bundle(parse_bundle(read_limited(path)), make_anchors(options), now=_now())
+
+
+def _verify_evidence(
+    document: Any,
+    options: AnchorOptions,
+    reference: Path | None,
+    manifest: Path | None,
+    report_data: str | None,
+    taken: Taken,
+) -> Tree:
+    from attestation.evidence import parse_evidence
+    from attestation.evidence_tree import EvidenceAnchors, ExpectedManifest, verify_evidence_tree
+    from attestation.tpm_evidence import LogPart
+    from attestation.verdict_tree import Tree
+    from keyturn.verify_inputs import needed, parse_report_data, read_certificates, read_limited
+    from measurements.reference import read_reference
+
+    anchors = EvidenceAnchors(
+        roots=read_certificates(needed(list(options.roots), "--root")),
+        intermediates=read_certificates(options.intermediates),
+        report_data=parse_report_data(needed(report_data, "--report-data")),
+        now=_now(),
+        part=LogPart(taken.value),
+        app=ExpectedManifest(manifest=read_limited(needed(manifest, "--manifest"))),
+        development=options.development,
+    )
+    expected = read_reference(needed(reference, "--reference"))
+    return Tree(groups=verify_evidence_tree(parse_evidence(document), expected, anchors).groups)
+
+
+def _verify_receipt(
+    files: ReceiptFiles, options: AnchorOptions, rpc: str | None, write_bundle: Path | None
+) -> Tree:
+    from keyturn.verify_inputs import make_anchors, needed, read_receipt_parts
+    from kms.bundle import encode_bundle
+    from kms.verification import verify_bundle
+
+    anchors = make_anchors(options)
+    bundle = _with_chain(read_receipt_parts(files), anchors, needed(rpc, "--rpc"))
+    if write_bundle is not None:
+        write_bundle.write_bytes(encode_bundle(bundle))
+    return verify_bundle(bundle, anchors, now=_now())
+
+
+def _with_chain(bundle: Bundle, anchors: VerifierAnchors, rpc: str) -> Bundle:
+    """The bundle with proofs at the block that its receipt names; the receipt is verified afterwards."""
+    import dataclasses
+
+    from keyturn.verify_inputs import ProvingNode, fetch_chain
+    from kms.receipt import parse_envelope, parse_receipt
+
+    receipt = parse_receipt(parse_envelope(bundle.receipt).payload)
+    return dataclasses.replace(bundle, chain=fetch_chain(ProvingNode(rpc), receipt, anchors.pins))
+
+
+def _show(out: Output, tree: Tree) -> None:
+    out.tree(
+        f"{_mark(tree.passed)} verification",
+        [
+            (
+                f"{_mark(group.passed)} [bold]{escape(group.title)}[/bold]",
+                [_leaf(check) for check in group.checks],
+            )
+            for group in tree.groups
+        ],
+    )
+    failed = ", ".join(check.name for check in tree.failures)
+    out.line("[green]everything holds[/green]" if tree.passed else f"[red]refused[/red]: {failed}")
+    out.result(tree.as_json())
+
+
+def _leaf(check: Check) -> tuple[str, list[str]]:
+    """A check, with what was expected where it says more than what was found."""
+    from attestation.verdict_tree import NOT_CHECKED
+
+    label = f"{_mark(check.passed)} {check.name}: {escape(check.found)}"
+    if check.found == NOT_CHECKED:
+        return label, []
+    if check.passed:
+        return label, [] if check.expected == check.found else [f"expected: {escape(check.expected)}"]
+    return label, [
+        f"expected: {escape(check.expected)}",
+        f"reason: {escape(check.reason)}",
+        f"remedy: {escape(check.advice)}",
+    ]
+
+
+def _mark(passed: bool) -> str:
+    return "[green]ok[/green]" if passed else "[red]FAIL[/red]"
+
+
+def _now() -> int:
+    return int(time.time())

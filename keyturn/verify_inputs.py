@@ -1,0 +1,238 @@
+"""What ``keyturn verify`` reads: files, trust anchors, and proofs from a live node."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kms.rpc import RpcNode
+from measurements.canonical import parse_json
+from measurements.errors import KeyturnError, RefusedError
+
+if TYPE_CHECKING:
+    from kms.bundle import Bundle
+    from kms.chain_view import ChainPins
+    from kms.receipt import Receipt
+    from kms.verification import VerifierAnchors
+
+LARGEST_FILE = 16 << 20
+_REPORT_DATA = re.compile(r"[0-9a-f]{128}")
+
+
+class VerifyUsageError(KeyturnError):
+    """Options that say too little or nothing sensible."""
+
+    code = "verify-usage"
+
+
+class NotFinalError(RefusedError):
+    """A receipt of a block that the node does not call final, or of another chain."""
+
+    code = "not-final"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnchorOptions:
+    """Trust anchors as they are given; None is not given."""
+
+    roots: Sequence[Path]
+    intermediates: Sequence[Path]
+    chain_id: int | None
+    contract: str | None
+    registry_code_hash: str | None
+    app_code_hash: str | None
+    kms_id: str | None
+    app_id: str | None
+    development: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReceiptFiles:
+    """The parts of a receipt's verification; None is absent, which fails its check."""
+
+    receipt: Any
+    evidence: Path | None
+    reference: Path | None
+    public_key: Path | None
+    anchors: Path | None
+
+
+def read_limited(path: Path) -> bytes:
+    """A file of at most ``LARGEST_FILE`` bytes."""
+    with path.open("rb") as file:
+        data = file.read(LARGEST_FILE + 1)
+    if len(data) > LARGEST_FILE:
+        raise _usage(f"is larger than {LARGEST_FILE} bytes", str(path))
+    return data
+
+
+def read_document(path: Path) -> Any:
+    """The JSON document in a file."""
+    return parse_json(read_limited(path), subject=str(path))
+
+
+def needed(value: Any, option: str) -> Any:
+    """``value``, which must be given."""
+    if value is None or value == []:
+        raise _usage("is not given", option)
+    return value
+
+
+def parse_report_data(text: str) -> bytes:
+    """64 bytes in hex."""
+    if not _REPORT_DATA.fullmatch(text.lower()):
+        raise _usage("is not 64 bytes in hex", "--report-data")
+    return bytes.fromhex(text)
+
+
+def read_certificates(paths: Sequence[Path]) -> tuple[bytes, ...]:
+    """DER of every certificate in the files, which are DER or PEM."""
+    return tuple(der for path in paths for der in _certificates(path))
+
+
+def _certificates(path: Path) -> list[bytes]:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    data = read_limited(path)
+    if b"-----BEGIN" not in data:
+        return [data]
+    try:
+        return [found.public_bytes(Encoding.DER) for found in x509.load_pem_x509_certificates(data)]
+    except ValueError as error:
+        raise _usage("holds no certificate", str(path)) from error
+
+
+def make_anchors(options: AnchorOptions) -> VerifierAnchors:
+    """The trust anchors; raises ``VerifyUsageError`` where one is missing."""
+    from contracts.artefacts import ContractName, artefact
+    from keyturn.chain_options import parse_address, parse_identifier
+    from kms.chain_view import ChainPins
+    from kms.root_key import ChainPin
+    from kms.verification import VerifierAnchors
+
+    def address(text: str | None, option: str) -> bytes:
+        return bytes.fromhex(parse_address(needed(text, option), option=option)[2:])
+
+    def digest(text: str, option: str) -> bytes:
+        value = parse_identifier(text, option=option)
+        if len(value) != 32:
+            raise _usage("is not 32 bytes in hex", option)
+        return value
+
+    def code_hash(text: str | None, option: str, name: ContractName) -> bytes:
+        return artefact(name).runtime_code_hash if text is None else digest(text, option)
+
+    return VerifierAnchors(
+        roots=read_certificates(needed(list(options.roots), "--root")),
+        intermediates=read_certificates(options.intermediates),
+        pins=ChainPins(
+            pin=ChainPin(
+                chain_id=needed(options.chain_id, "--chain-id"),
+                contract=address(options.contract, "--contract"),
+            ),
+            registry_code_hash=code_hash(
+                options.registry_code_hash, "--registry-code-hash", ContractName.REGISTRY
+            ),
+            app_code_hash=code_hash(options.app_code_hash, "--app-code-hash", ContractName.APP),
+        ),
+        kms_id=digest(needed(options.kms_id, "--kms-id"), "--kms-id"),
+        app_id=address(options.app_id, "--app-id"),
+        development=options.development,
+    )
+
+
+def read_receipt_parts(files: ReceiptFiles) -> Bundle:
+    """A bundle of the files, still without the chain."""
+    from kms.bundle import Bundle
+
+    document = files.receipt
+    shown = isinstance(document, dict) and "receipt" in document
+    inclusion = document.get("inclusion") if shown else None
+    keys = _optional(files.public_key)
+    return Bundle(
+        receipt=document["receipt"] if shown else document,
+        inclusion=inclusion,
+        batch=_batch(_optional(files.anchors), inclusion),
+        kms=None if keys is None else _members(keys, ("ed25519", "secp256k1")),
+        evidence=_optional(files.evidence),
+        reference=_optional(files.reference),
+        chain=None,
+    )
+
+
+def _optional(path: Path | None) -> Any:
+    return None if path is None else read_document(path)
+
+
+def _members(document: Any, names: Sequence[str]) -> Any:
+    if not isinstance(document, dict):
+        return document
+    return {name: document[name] for name in names if name in document}
+
+
+def _batch(answer: Any, inclusion: Any) -> Any:
+    """The batch that the inclusion proof is of, among all that the KMS shows."""
+    if not isinstance(answer, dict) or not isinstance(inclusion, dict):
+        return None
+    batches = answer.get("batches")
+    wanted = inclusion.get("root")
+    found = [one for one in batches if isinstance(one, dict)] if isinstance(batches, list) else []
+    return next((one for one in found if one.get("root") == wanted), None)
+
+
+class ProvingNode(RpcNode):
+    """A node whose answers are kept as they came, for a bundle."""
+
+    def block(self, number: int) -> dict[str, Any]:
+        """``eth_getBlockByNumber``."""
+        return self._object("eth_getBlockByNumber", hex(number), False)
+
+    def raw_proof(self, address: bytes, slots: Sequence[bytes], *, block: int) -> dict[str, Any]:
+        """``eth_getProof``."""
+        names = [f"0x{slot.hex()}" for slot in slots]
+        return self._object("eth_getProof", f"0x{address.hex()}", names, hex(block))
+
+
+def fetch_chain(node: ProvingNode, receipt: Receipt, pins: ChainPins) -> dict[str, Any]:
+    """Header and proofs at the block of ``receipt``, which need not be verified. Raises ``NodeError``,
+    ``NotFinalError``, and ``RefusalError`` where the chain does not know the reference values.
+    """
+    from contracts import layout
+    from kms.bundle import header_part, proof_part
+    from kms.chain_proof import parse_header, parse_proof
+    from kms.chain_view import app_slots, named_image, registry_slots
+    from kms.policy_tree import receipt_query
+
+    position = receipt.outcome.chain
+    if position is None:
+        raise _not_final("the receipt names no block")
+    if node.chain_id() != pins.pin.chain_id:
+        raise _not_final("the node is of another chain than the trusted one")
+    if node.finalized().number < position.block_number:
+        raise _not_final(f"the node has not finalized block {position.block_number}")
+    number, query = position.block_number, receipt_query(receipt)
+    block = node.block(number)
+    registry = node.raw_proof(pins.pin.contract, registry_slots(query), block=number)
+    image_id = named_image(parse_proof(registry), head=parse_header(block), pins=pins, query=query)
+    image = node.raw_proof(pins.pin.contract, layout.image_slots(image_id), block=number)
+    app = node.raw_proof(query.app_id, app_slots(query, image_id), block=number)
+    return {
+        "header": header_part(block),
+        "registry": proof_part(registry),
+        "image": proof_part(image),
+        "app": proof_part(app),
+    }
+
+
+def _usage(reason: str, subject: str) -> VerifyUsageError:
+    return VerifyUsageError(reason, subject=subject, advice="see keyturn verify --help")
+
+
+def _not_final(reason: str) -> NotFinalError:
+    return NotFinalError(
+        reason, subject="chain", advice="ask a synchronised node of the trusted chain that keeps this block"
+    )
