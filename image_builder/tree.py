@@ -8,6 +8,7 @@ that are not UTF-8 are held with ``surrogateescape``. A node never holds a large
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -57,15 +58,17 @@ class FileSlice:
 
     def chunks(self) -> Iterator[bytes]:
         """The bytes in pieces; a file that ends early is an error of the cache."""
-        with self.path.open("rb") as stream:
-            stream.seek(self.offset)
-            left = self.size
-            while left:
-                piece = stream.read(min(CHUNK, left))
+        descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        try:
+            done = 0
+            while left := self.size - done:
+                piece = os.pread(descriptor, min(CHUNK, left), self.offset + done)
                 if not piece:
                     raise EOFError(f"{self.path.name} ends {left} bytes early")
-                left -= len(piece)
+                done += len(piece)
                 yield piece
+        finally:
+            os.close(descriptor)
 
 
 def read_content(content: Content) -> bytes:

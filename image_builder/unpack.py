@@ -27,11 +27,12 @@ from image_builder.output_folder import remove_leftovers
 from image_builder.package_errors import bad_package
 from image_builder.package_paths import member_path
 from image_builder.progress import Progress
-from image_builder.store import Store, clear_disk_errors
+from image_builder.store import Store, clear_disk_errors, file_sha256
 from image_builder.tar_format import BytesArchive, FileArchive, TarMember, TarType, read_tar
 from image_builder.tree import FileSlice
 
 KIND = "unpack-1"
+_TYPES = {kind.value: kind for kind in TarType}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,9 +131,7 @@ def _cached_index(folder: Path) -> Any:
     """The index of an unpacked package whose tar is what the index says, else ``None``."""
     try:
         index = json.loads((folder / "index.json").read_bytes())
-        with (folder / "data.tar").open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
-        return index if index["sha256"] == found else None
+        return index if index["sha256"] == file_sha256(folder / "data.tar") else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -231,7 +230,7 @@ def _from_json(entry: list[Any]) -> Member:
     path, kind, mode, uid, gid, user, group, offset, size, link, xattrs, sha256 = entry
     return Member(
         path=path,
-        type=TarType(kind),
+        type=_TYPES[kind],
         mode=mode,
         uid=uid,
         gid=gid,
