@@ -184,8 +184,9 @@ def _hide_mount_points(tree: Tree, recipe: Recipe) -> None:
     """Take out folders and links that a file system is mounted over; a file there would be lost, so it is an
     error.
     """
-    places = [*MOUNT_POINTS, *(entry.path.lstrip("/") for entry in recipe.tmpfs)]
-    hidden = [path for path in tree if any(path.startswith(f"{place}/") for place in places)]
+    places = (*MOUNT_POINTS, *(entry.path.lstrip("/") for entry in recipe.tmpfs))
+    inside = tuple(f"{place}/" for place in places)
+    hidden = [path for path in tree if path.startswith(inside)]
     for path in hidden:
         if tree[path].kind is Kind.FILE:
             _refuse(

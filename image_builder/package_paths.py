@@ -17,6 +17,7 @@ DROPPED_FOLDERS = (
 )
 """Documentation and translations, which no program of an image reads; licences (``copyright``) stay."""
 
+_DROPPED_PREFIXES = tuple(f"{folder}/" for folder in DROPPED_FOLDERS)
 _DOC = "usr/share/doc/"
 
 
@@ -53,4 +54,4 @@ def is_dropped(path: str) -> bool:
     if path.startswith(_DOC):
         _, _, rest = path.removeprefix(_DOC).partition("/")
         return bool(rest) and rest != "copyright"
-    return path.startswith(tuple(f"{folder}/" for folder in DROPPED_FOLDERS)) or path in DROPPED_FOLDERS
+    return path.startswith(_DROPPED_PREFIXES) or path in DROPPED_FOLDERS
