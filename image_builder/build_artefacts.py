@@ -103,23 +103,18 @@ def make_artefacts(
         partition=partition_guid(recipe.image.name, ROOT_NAME),
         facts=kept,
     )
+    # The disk takes longest: its writing and its hash get a thread each, everything else goes one by one.
     disk = pool.submit(_write_disk, recipe.image.name, boot, folder)
-    hashes = {
-        artefact: pool.submit(_write, folder / artefact, data)
-        for artefact, data in (
-            (Artefact.UKI, boot.uki),
-            (Artefact.INITRD, boot.initrd),
-            (Artefact.CMDLINE, boot.command_line),
-        )
-    }
-    uki = _uki_facts(boot.uki, pool)
-    layout, disk_sha256 = disk.result()
-    sha256 = {artefact: hashing.result() for artefact, hashing in hashes.items()}
-    sha256 |= {
+    sha256 = {
         Artefact.ROOT: written.sha256,
         Artefact.KERNEL: read.sha256,
-        Artefact.DISK: disk_sha256,
+        Artefact.INITRD: _write(folder / Artefact.INITRD, boot.initrd),
+        Artefact.CMDLINE: _write(folder / Artefact.CMDLINE, boot.command_line),
+        Artefact.UKI: _write(folder / Artefact.UKI, boot.uki),
     }
+    known = [(boot.initrd, sha256[Artefact.INITRD]), (boot.kernel, read.sha256)]
+    uki = _uki_facts(boot.uki, known)
+    layout, sha256[Artefact.DISK] = disk.result()
     return Facts(
         release=packages.release,
         config=packages.config,
@@ -223,7 +218,7 @@ def _write_disk(name: str, boot: BootFiles, folder: Path) -> tuple[DiskLayout, s
 def _write(path: Path, data: bytes) -> str:
     """Write a file; its SHA-256."""
     path.write_bytes(data)
-    return hashlib.sha256(data).hexdigest()
+    return _sha256(data)
 
 
 def _verity_facts(verity: VerityTree) -> dict[str, int | str]:
@@ -237,18 +232,23 @@ def _verity_facts(verity: VerityTree) -> dict[str, int | str]:
     }
 
 
-def _uki_facts(uki: bytes, pool: ThreadPoolExecutor) -> dict[str, Any]:
-    digests = {bank.value: pool.submit(_authenticode, uki, bank, "uki.efi") for bank in Bank}
+def _uki_facts(uki: bytes, known: Sequence[tuple[bytes, str]]) -> dict[str, Any]:
+    """What the manifest says of the UKI; ``known`` are bytes whose SHA-256 need not be computed again."""
     pe = parse_pe(uki, subject="uki.efi")
     sections = []
     for section in pe.sections:
         data = section_data(pe, uki, section.name, subject="uki.efi")
-        sections.append({"name": section.name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()})
+        sha256 = next((digest for same, digest in known if same == data), None) or _sha256(data)
+        sections.append({"name": section.name, "size": len(data), "sha256": sha256})
     return {
         "stub_version": stub_version(uki, subject="uki.efi").text,
         "sections": sections,
-        "authenticode": {bank: digest.result() for bank, digest in digests.items()},
+        "authenticode": {bank.value: _authenticode(uki, bank, "uki.efi") for bank in Bank},
     }
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _authenticode(data: bytes, bank: Bank, subject: str) -> str:
