@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from guest_agent import supervision
 from guest_agent.container_logs import ContainerLog
-from guest_agent.oci_config import SOCKET_PATH, Places, exec_process, runtime_config
+from guest_agent.oci_config import SOCKET_PATH, Places, runtime_config
 from guest_agent.programs import ENVIRONMENT, RESET_SIGNALS, attempt
 from guest_agent.supervision import ActionKind, App, Verdict
 from measurements.app_manifest import Container
@@ -130,8 +130,8 @@ class Workload:
     def _probe(self, name: str, now: float) -> None:
         health = self._app.container(name).health
         assert health is not None
-        command = ("exec", "--process", f"{BUNDLES}/{name}/health.json", name)
-        self._spawn(command, name, deadline=now + health.timeout_seconds)
+        # Without options crun takes user, capabilities and environment of the container's own process.
+        self._spawn(("exec", name, *health.command), name, deadline=now + health.timeout_seconds)
         self._app = supervision.probing(self._app, name)
 
     def _spawn(self, command: tuple[str, ...], name: str, *, deadline: float | None = None) -> None:
@@ -246,6 +246,3 @@ def _write_bundle(container: Container, places: Places, host_env: Mapping[str, s
     folder.mkdir(mode=0o700, parents=True)
     config = runtime_config(container, places=places, host_env=host_env)
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    if container.health is not None:
-        process = exec_process(container, container.health.command, host_env)
-        (folder / "health.json").write_text(json.dumps(process), encoding="utf-8")

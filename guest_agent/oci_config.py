@@ -97,13 +97,6 @@ def environment(container: Container, host_env: Mapping[str, str]) -> dict[str, 
     return {"PATH": DEFAULT_PATH, **allowed, **container.env}
 
 
-def exec_process(
-    container: Container, command: tuple[str, ...], host_env: Mapping[str, str]
-) -> dict[str, Any]:
-    """A process of the health check: as the container's own, with another command."""
-    return _process(container._replace(command=command), host_env)
-
-
 def _process(container: Container, host_env: Mapping[str, str]) -> dict[str, Any]:
     capabilities = sorted(container.capabilities)
     files = {

@@ -11,7 +11,6 @@ from guest_agent.oci_config import (
     ConfigError,
     Places,
     environment,
-    exec_process,
     runtime_config,
 )
 from guest_agent.seccomp_profile import ALLOWED, WITH_CAPABILITY, seccomp
@@ -149,12 +148,6 @@ def test_the_host_sets_only_allowed_names_and_never_the_manifests_own() -> None:
 def test_a_nul_in_a_variable_is_refused() -> None:
     with pytest.raises(ConfigError, match="NUL"):
         environment(container(allowed_env=("LEVEL",)), {"LEVEL": "3\0X=1"})
-
-
-def test_a_health_command_runs_as_the_container_does() -> None:
-    each = container(capabilities=("CAP_CHOWN",))
-    expected = {**config(each)["process"], "args": ["/bin/check"]}
-    assert exec_process(each, ("/bin/check",), {}) == expected
 
 
 def test_seccomp_refuses_by_default() -> None:
