@@ -25,7 +25,7 @@ from keyturn.shape_options import (
 from keyturn.verb_run import find_firmware
 
 if TYPE_CHECKING:
-    from measurements.boot_sequence import Prediction
+    from measurements.boot_sequence import PlatformEvents, Prediction
     from measurements.events import Bank, MeasuredEvent
     from measurements.qemu_args import FirmwareFiles
     from measurements.shape import MachineShape
@@ -101,17 +101,22 @@ def predict(
 
 
 def _predict(image: Path, files: FirmwareFiles, wanted: MachineShape, profile: Path | None) -> Prediction:
-    from image_builder.measured_image import read_measured_image
-    from measurements.boot_sequence import measure_image
-    from measurements.predict_tpm import FirmwareInputs, predict_measured
+    from measurements.ovmf import read_firmware
 
     with ThreadPoolExecutor(max_workers=1) as pool:
-        # Unpacking the firmware and hashing the image take about the same time.
-        firmware = pool.submit(
-            FirmwareInputs.read, code=files.code, variables=files.variables, profile=profile
-        )
+        # Unpacking leaves the interpreter's lock alone, so the other modules are loaded meanwhile.
+        firmware = pool.submit(read_firmware, files.code)
+        from image_builder.measured_image import read_measured_image
+        from measurements.boot_sequence import assemble, measure_image
+        from measurements.predict_tpm import FirmwareInputs, platform_events
+
+        def platform() -> PlatformEvents:
+            inputs = FirmwareInputs.of(firmware.result(), variables=files.variables, profile=profile)
+            return platform_events(inputs, wanted)
+
+        before = pool.submit(platform)
         measured = measure_image(read_measured_image(image))
-    return predict_measured(measured, firmware.result(), wanted)
+    return assemble(measured, before.result(), tpm=wanted.tpm)
 
 
 def _publish(
@@ -123,10 +128,11 @@ def _publish(
     document = reference_document(prediction, shape=shape.as_json())
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json_module.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    if events:
-        _show_events(out, prediction)
-    _show_registers(out, prediction)
-    out.line(f"{len(prediction.events)} events; reference values in {escape(str(target))}")
+    if not out.json:
+        if events:
+            _show_events(out, prediction)
+        _show_registers(out, prediction)
+        out.line(f"{len(prediction.events)} events; reference values in {escape(str(target))}")
     return document
 
 

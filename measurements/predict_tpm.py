@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from measurements.acpi_tables import acpi_events, measures_acpi, read_acpi
 from measurements.boot_entries import boot_events
 from measurements.boot_sequence import (
-    ImageEvents,
     ImageInputs,
     PlatformEvents,
     Prediction,
@@ -48,8 +47,13 @@ class FirmwareInputs:
     @classmethod
     def read(cls, *, code: Path, variables: Path, profile: Path | None = None) -> FirmwareInputs:
         """Read the files; raises ``FirmwareError`` or ``FormatError`` if they are not OVMF's."""
+        return cls.of(read_firmware(code), variables=variables, profile=profile)
+
+    @classmethod
+    def of(cls, firmware: Firmware, *, variables: Path, profile: Path | None = None) -> FirmwareInputs:
+        """The same with a firmware that is read already."""
         return cls(
-            firmware=read_firmware(code),
+            firmware=firmware,
             variables=parse_variable_store(variables.read_bytes(), subject=str(variables)),
             variables_name=variables.name,
             profile=None if profile is None else _read_profile(profile),
@@ -61,12 +65,7 @@ def predict_tpm(image: ImageInputs, firmware: FirmwareInputs, shape: MachineShap
 
     Raises ``KeyturnError`` for anything whose measurements are not known, or that the machine would not boot.
     """
-    return predict_measured(measure_image(image), firmware, shape)
-
-
-def predict_measured(image: ImageEvents, firmware: FirmwareInputs, shape: MachineShape) -> Prediction:
-    """The same for an image that is hashed already."""
-    return assemble(image, platform_events(firmware, shape), tpm=shape.tpm)
+    return assemble(measure_image(image), platform_events(firmware, shape), tpm=shape.tpm)
 
 
 def platform_events(inputs: FirmwareInputs, shape: MachineShape) -> PlatformEvents:
