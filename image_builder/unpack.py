@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from image_builder.deb import open_deb
 from image_builder.lockfile import LockedPackage, PackageRole
@@ -35,9 +35,8 @@ KIND = "unpack-1"
 _TYPES = {kind.value: kind for kind in TarType}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Member:
-    """One member of a package: ``path`` as trees hold it, before usr-merge.
+class Member(NamedTuple):
+    """One member of a package: ``path`` as trees hold it, before usr-merge. A build makes thousands of them.
 
     ``size`` and ``offset`` are bytes in the tar. ``link`` is the target of a symbolic link as written, or the
     path of a hard link's original.
@@ -239,6 +238,6 @@ def _from_json(entry: list[Any]) -> Member:
         offset=offset,
         size=size,
         link=link,
-        xattrs=tuple((name, base64.b64decode(value)) for name, value in xattrs),
+        xattrs=tuple([(name, base64.b64decode(value)) for name, value in xattrs]),
         sha256=sha256,
     )
