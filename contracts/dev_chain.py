@@ -6,7 +6,6 @@ It runs without node: npm's package holds a plain program.
 
 from __future__ import annotations
 
-import json
 import platform
 import re
 import shutil
@@ -15,12 +14,13 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+
+import requests
 
 from measurements.errors import KeyturnError, MissingToolError
 
@@ -50,11 +50,9 @@ class DevChain:
     def call(self, method: str, *parameters: object) -> Any:
         """Result of one JSON-RPC call; raises ``DevChainError`` for an error answer."""
         body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(parameters)}
-        request = urllib.request.Request(  # noqa: S310 - the URL is our own loopback port
-            self.url, json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=CALL_SECONDS) as answer:  # noqa: S310
-            document = json.load(answer)
+        answer = requests.post(self.url, json=body, timeout=CALL_SECONDS)
+        answer.raise_for_status()
+        document = answer.json()
         if "error" in document:
             raise DevChainError(
                 document["error"].get("message", "error"),

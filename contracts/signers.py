@@ -66,6 +66,7 @@ class KeySigner:
         """The key of a keystore file; raises ``SignerError``."""
         try:
             key = Account.decrypt(path.read_text(encoding="utf-8"), password)
+        # eth-keyfile says NotImplementedError to a key derivation that it does not know.
         except (ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
             raise SignerError(
                 f"does not open: {error}", subject=str(path), advice="check the file and the password"
