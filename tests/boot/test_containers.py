@@ -196,6 +196,25 @@ def test_exit_codes_are_reported_and_restarts_limited(said: dict[str, str]) -> N
     assert json.loads(said["lines"]).count("container look: starts") == 2
 
 
+def test_containers_start_in_order_and_stop_with_the_machine(said: dict[str, str]) -> None:
+    verdict, _, codes = said["order"].partition(" ")
+    assert verdict == "running"
+    # A shell that waits for a command is PID 1 and takes no SIGTERM, so it is killed in the end.
+    assert codes == "{'third': 0, 'second': 137, 'first': 0}"
+    lines: list[str] = json.loads(said["orderlines"])
+    order = [
+        "container first: starts",
+        "[first] one",
+        "container first: ended with status 0",
+        "container second: starts",
+        "container second: healthy",
+        "container third: starts",
+        "[third] three",
+        "[third] root 0",
+    ]
+    assert [line for line in lines if line in order] == order
+
+
 def test_a_program_that_is_not_there_is_a_failure(said: dict[str, str]) -> None:
     assert said["absent"] == "failed True"
 

@@ -36,7 +36,7 @@ for folder in dev proc sys; do "$busybox" mount --move "/$folder" "/root/$folder
 "$busybox" mount -t tmpfs -o mode=755 tmpfs /root/run
 "$busybox" mkdir /root/run/script
 "$busybox" cp -r /script/. /root/run/script/
-exec "$busybox" chroot /root /usr/bin/python3.13 -I -S -B /run/script
+exec "$busybox" switch_root /root /usr/bin/python3.13 -I -S -B /run/script
 """
 PROLOGUE = """import os, sys, time, traceback
 sys.path[:0] = ["/run/script", "/usr/lib/python3/dist-packages"]
