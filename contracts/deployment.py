@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from measurements.errors import FormatError
+from measurements.json_text import json_text
 
 TYPE = "keyturn-deployment/1"
 _ADDRESS = re.compile(r"0x[0-9a-f]{40}")
@@ -57,7 +58,7 @@ class Deployment:
 def read_deployment(path: Path) -> Deployment:
     """Read the file; raises ``DeploymentFileError``."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(json_text(path.read_bytes()))
     except ValueError as error:
         raise _error(path, "is not JSON") from error
     keys = {"type", "chain_id", "registry", "timelock", "guardian", "block"}

@@ -28,6 +28,7 @@ from eth_utils.address import is_address, to_checksum_address
 from eth_utils.exceptions import ValidationError
 
 from measurements.errors import KeyturnError
+from measurements.json_text import json_text
 
 COMMAND_SECONDS = 300
 """A person may have to press a button."""
@@ -139,7 +140,7 @@ class CommandSigner:
                 timeout=COMMAND_SECONDS,
                 check=True,
             )
-            answer = json.loads(done.stdout)
+            answer = json.loads(json_text(done.stdout.encode()))
         except (OSError, subprocess.SubprocessError, ValueError) as error:
             raise self._error(f"failed: {error}") from error
         if not isinstance(answer, dict) or not isinstance(answer.get(key), str):

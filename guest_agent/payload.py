@@ -57,6 +57,7 @@ _MODULES = (
     "measurements/config_disk.py",
     "measurements/errors.py",
     "measurements/image_facts.py",
+    "measurements/json_text.py",
     "measurements/reference_digest.py",
     "measurements/runtime_events.py",
     "measurements/strict_fields.py",

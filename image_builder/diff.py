@@ -40,6 +40,7 @@ from image_builder.provenance import PROVENANCE_NAME
 from image_builder.recipe import RECIPE_NAME
 from image_builder.sbom import SBOM_NAME
 from measurements.errors import FormatError, KeyturnError
+from measurements.json_text import json_text
 
 ORDER: Final = (
     Artefact.CMDLINE,
@@ -149,7 +150,7 @@ def _side(name: str, artefacts: Artefacts) -> Side:
 def _tool(artefacts: Artefacts) -> str:
     """The version of keyturn in the provenance; it is not trusted, only shown."""
     try:
-        provenance = json.loads(bytes(artefacts.get(PROVENANCE_NAME, b"")))
+        provenance = json.loads(json_text(bytes(artefacts.get(PROVENANCE_NAME, b""))))
         return str(provenance["predicate"]["runDetails"]["builder"]["version"]["keyturn"])
     except (ValueError, KeyError, TypeError):
         return "unknown"

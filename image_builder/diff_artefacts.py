@@ -19,6 +19,7 @@ from image_builder.erofs_reader import ErofsReader
 from image_builder.image import Artefact
 from image_builder.tree import CHUNK
 from measurements.errors import FormatError
+from measurements.json_text import json_text
 from measurements.pe import PeFile, PeSection, parse_pe
 
 Parts = tuple[Difference, ...]
@@ -202,8 +203,8 @@ def _section_bytes(section: PeSection, data: Buffer) -> memoryview:
 def json_parts(before: Buffer, after: Buffer, finder: CauseFinder) -> Parts:
     """Leaves of two JSON documents that differ: they repeat what the artefacts and inputs are."""
     try:
-        old, new = (dict(_leaves(json.loads(bytes(data)), "")) for data in (before, after))
-    except (ValueError, RecursionError):
+        old, new = (dict(_leaves(json.loads(json_text(bytes(data))), "")) for data in (before, after))
+    except ValueError:
         return raw_parts(before, after, finder)
     found = [
         Difference(

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from measurements.errors import FormatError
+from measurements.json_text import json_text
 
 MANIFEST_NAME = "manifest.json"
 SCHEMA = "keyturn-image/1"
@@ -46,7 +47,7 @@ def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
 def parse_manifest(data: bytes) -> dict[str, Any]:
     """The manifest in ``data``; raises ``FormatError`` unless it is one, in canonical form."""
     try:
-        manifest = json.loads(data)
+        manifest = json.loads(json_text(data))
     except ValueError as error:
         raise _bad(f"not JSON: {error}") from None
     if not isinstance(manifest, dict):

@@ -15,6 +15,7 @@ from enum import Enum
 from typing import Any, NoReturn
 
 from measurements.errors import KeyturnError
+from measurements.json_text import json_text
 
 MAX_DOCUMENT = 4 << 20
 """Bytes of one document (the limit that the distribution specification recommends for manifests)."""
@@ -101,8 +102,8 @@ def parse_document(data: bytes, *, subject: str) -> Mapping[str, Any]:
     if len(data) > MAX_DOCUMENT:
         _refuse(subject, f"has {len(data)} bytes, more than {MAX_DOCUMENT}")
     try:
-        document = json.loads(data, object_pairs_hook=_object)
-    except (ValueError, RecursionError) as error:
+        document = json.loads(json_text(data), object_pairs_hook=_object)
+    except ValueError as error:
         _refuse(subject, f"is not JSON: {error}")
     if not isinstance(document, dict):
         _refuse(subject, "is not a JSON object")

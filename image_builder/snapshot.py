@@ -13,6 +13,7 @@ import re
 
 from image_builder.lockfile import LockedPackage
 from image_builder.transport import Place, Transport, TransportError
+from measurements.json_text import json_text
 
 SNAPSHOT_VARIABLE = "KEYTURN_SNAPSHOT"
 _DEFAULT_SERVICE = "https://snapshot.debian.org"
@@ -41,7 +42,7 @@ def snapshot_path(package: LockedPackage, *, service: Place, transport: Transpor
 
 def _sha1_of(answer: bytes, *, architecture: str) -> str | None:
     try:
-        entries = json.loads(answer)["result"]
+        entries = json.loads(json_text(answer))["result"]
         found = [entry["hash"] for entry in entries if entry["architecture"] == architecture]
     except (ValueError, KeyError, TypeError):
         return None

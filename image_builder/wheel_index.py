@@ -19,6 +19,7 @@ from packaging.utils import canonicalize_name
 
 from image_builder.transport import CONNECT_SECONDS, READ_SECONDS
 from measurements.errors import KeyturnError
+from measurements.json_text import json_text
 
 DEFAULT_INDEX = "https://pypi.org/simple"
 _ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.1"
@@ -117,7 +118,7 @@ def _from_json(data: bytes, *, base: str, subject: str) -> list[IndexedWheel]:
                 sha256=entry["hashes"].get("sha256", ""),
                 yanked=bool(entry.get("yanked", False)),
             )
-            for entry in json.loads(data)["files"]
+            for entry in json.loads(json_text(data))["files"]
         ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WheelError(

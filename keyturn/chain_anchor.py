@@ -12,6 +12,7 @@ from contracts.batches import parse_batches
 from contracts.signers import Signer
 from keyturn.chain_options import Session
 from measurements.errors import KeyturnError
+from measurements.json_text import json_text
 
 TIMEOUT_SECONDS = 30
 MAX_BYTES = 4 * 1024 * 1024
@@ -50,7 +51,7 @@ def _ask(url: str, parameters: dict[str, str]) -> Any:
             text = answer.raw.read(MAX_BYTES + 1, decode_content=True)
         if len(text) > MAX_BYTES:
             raise ValueError(f"more than {MAX_BYTES} bytes")
-        return json.loads(text)
+        return json.loads(json_text(text))
     except (requests.RequestException, ValueError) as error:
         raise KmsUnreachableError(
             f"gave no batches: {error}", subject=url, advice="check the URL and that the KMS runs"

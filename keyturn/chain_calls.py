@@ -10,6 +10,7 @@ from contracts import policy
 from contracts.binding import Call
 from contracts.policy import AppList, Period, RegistryList
 from keyturn.chain_options import ChainUsageError, PolicyList, parse_address, parse_identifier
+from measurements.json_text import json_text
 
 REGISTRY_LISTS = {
     PolicyList.IMAGE: RegistryList.IMAGE,
@@ -80,7 +81,7 @@ def _check_arguments(which: PolicyList, addition: Addition) -> None:
 def _kms_node_call(registry: str, addition: Addition) -> Call:
     assert addition.kms is not None
     try:
-        document = json.loads(addition.kms.read_text(encoding="utf-8"))
+        document = json.loads(json_text(addition.kms.read_bytes()))
         ed25519, secp256k1 = (bytes.fromhex(document[key]) for key in ("ed25519", "secp256k1"))
     except (ValueError, KeyError, TypeError) as error:
         raise ChainUsageError(

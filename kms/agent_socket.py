@@ -16,6 +16,7 @@ from typing import Any
 
 from attestation.report_data import kms_identity_data
 from measurements.errors import KeyturnError
+from measurements.json_text import json_text
 
 SOCKET = Path("/run/keyturn.sock")
 ROOT_KEY_PATHS = ("kms/root-1", "kms/root-2")
@@ -65,7 +66,7 @@ class AgentSocket:
             data = answer.read(LARGEST_ANSWER + 1)
             if answer.status != 200 or len(data) > LARGEST_ANSWER:
                 raise _error(f"{path} was answered with status {answer.status}")
-            return json.loads(data)
+            return json.loads(json_text(data))
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise _error(f"{path} failed: {type(error).__name__}") from error
         finally:

@@ -25,7 +25,6 @@ from kms.journal import ConfirmedInstance
 from kms.messages import STORAGE_KEY, KeysRequest
 from kms.refusal import RefusalCode, RefusalError
 from kms.root_key import Identity
-from kms.strict_json import nesting
 from measurements.app_manifest import AppManifest, ProviderMode, parse_manifest
 from measurements.errors import KeyturnError
 from measurements.runtime_events import KmsProvider
@@ -52,9 +51,6 @@ class EntryFault(StrEnum):
     NOT_YET_VALID = "not-yet-valid"
     EXPIRED = "expired"
 
-
-_DEEPEST_MANIFEST = 1000
-"""Far above any manifest, and far below what ends the process; the parser has its own, exact limit."""
 
 _FAULT_TEXT = {
     EntryFault.NOT_ALLOWED: "is not allowed on chain",
@@ -193,12 +189,6 @@ def entry_fault(entry: Entry, times: tuple[int, int]) -> EntryFault | None:
 
 
 def _read_manifest(data: bytes) -> AppManifest:
-    if nesting(data) > _DEEPEST_MANIFEST:
-        raise _refusal(
-            RefusalCode.APP_MANIFEST,
-            "the app manifest nests too deep",
-            advice="build it with keyturn app build",
-        )
     try:
         return parse_manifest(data)
     except KeyturnError as error:

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import requests
 
 from kms.chain_proof import AccountProof, Header, parse_header, parse_proof, quantity
-from kms.strict_json import DEEPEST, nesting
 from measurements.errors import KeyturnError
+from measurements.json_text import json_text
 
 CALL_SECONDS = 10
 LARGEST_ANSWER = 4 << 20
@@ -71,7 +71,7 @@ class RpcNode:
             with self._session.post(
                 self._url, json=body, timeout=CALL_SECONDS, stream=True, allow_redirects=False
             ) as answer:
-                document = json.loads(_read(answer))
+                document = json.loads(json_text(_read(answer)))
         except (requests.RequestException, ValueError) as error:
             raise _unavailable(f"{method} failed: {type(error).__name__}") from error
         if not isinstance(document, dict) or document.get("error") is not None or "result" not in document:
@@ -85,8 +85,6 @@ def _read(answer: requests.Response) -> bytes:
         whole += piece
         if len(whole) > LARGEST_ANSWER:
             raise ValueError("the answer is too large")
-    if nesting(bytes(whole)) > DEEPEST:
-        raise ValueError("the answer nests too deep")
     return bytes(whole)
 
 

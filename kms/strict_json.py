@@ -18,12 +18,10 @@ from typing import Any, NoReturn, TypeVar
 import rfc8785
 
 from measurements.errors import FormatError
+from measurements.json_text import json_text
 
 LARGEST_INTEGER = (1 << 53) - 1
 """Canonical JSON (RFC 8785) holds no larger integer exactly."""
-
-DEEPEST = 64
-"""Levels of nesting before parsing stops."""
 
 _HEX = re.compile(r"(?:[0-9a-f]{2})*")
 _T = TypeVar("_T")
@@ -43,11 +41,9 @@ def canonical_json(document: Any) -> bytes:
 
 def read_object(data: bytes, *, subject: str) -> Fields:
     """The JSON object that ``data`` (UTF-8) holds."""
-    if nesting(data) > DEEPEST:
-        fail(subject, f"it nests deeper than {DEEPEST} levels")
     try:
         document = json.loads(
-            data.decode("utf-8"),
+            json_text(data),
             object_pairs_hook=_without_duplicates,
             parse_float=_no_float,
             parse_constant=_no_float,
@@ -178,16 +174,3 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_float(text: str) -> NoReturn:
     raise ValueError(f"the number {text} is not an integer")
-
-
-def nesting(data: bytes) -> int:
-    """Upper bound of the levels of nesting in JSON (brackets inside strings count as well).
-
-    Checked before parsing: a library here raises the interpreter's recursion limit so far that a deep
-    document would end the process.
-    """
-    depth = deepest = 0
-    for byte in re.findall(rb"[\[\]{}]", data):
-        depth += 1 if byte in b"[{" else -1
-        deepest = max(deepest, depth)
-    return deepest

@@ -26,6 +26,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from measurements.errors import FormatError
+from measurements.json_text import json_text
 from measurements.runtime_events import RuntimeEvent
 
 SCHEMA = "keyturn-boot-report/1"
@@ -141,7 +142,7 @@ def decode_report(data: bytes) -> BootReport:
     schema.
     """
     try:
-        value = json.loads(data)
+        value = json.loads(json_text(data))
         report = _from_json(value)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _error(f"the boot report is not of schema {SCHEMA}: {error}") from error

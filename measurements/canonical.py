@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import NoReturn, TypeAlias
 
 from measurements.errors import FormatError
+from measurements.json_text import json_text
 
 Json: TypeAlias = "bool | int | str | Sequence[Json] | Mapping[str, Json] | None"
 
@@ -56,10 +57,8 @@ def parse_json(data: bytes, *, subject: str = "document") -> Json:
     """
     try:
         document: Json = json.loads(
-            data.decode("utf-8"), object_pairs_hook=_object, parse_float=_no_float, parse_constant=_no_float
+            json_text(data), object_pairs_hook=_object, parse_float=_no_float, parse_constant=_no_float
         )
-    except RecursionError:
-        _refuse(f"nested deeper than {MAX_DEPTH} levels", subject)
     except ValueError as error:
         _refuse(f"not a JSON document: {error}", subject)
     encode_canonical(document, subject=subject)

@@ -23,6 +23,7 @@ from typing import Any
 from measurements.boot_sequence import PREDICTED_PCRS, UNLOGGED_PCRS, Prediction
 from measurements.errors import FormatError
 from measurements.events import Bank, EventType, MeasuredEvent, Provenance, replay
+from measurements.json_text import json_text
 from measurements.reference_digest import ReferenceValues
 
 PLATFORM = "tpm"
@@ -61,7 +62,7 @@ def parse_reference(data: bytes, *, subject: str = "reference values") -> Refere
     registers.
     """
     try:
-        document = json.loads(data)
+        document = json.loads(json_text(data))
         reference = _from_document(document)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _error(f"is not a document of reference values: {error!r}", subject) from error

@@ -1,0 +1,38 @@
+"""Bounds how deep JSON (RFC 8259) nests before it is parsed.
+
+Python's parser follows each level with a call in C, and only the interpreter's recursion limit stops it. A
+library that raises that limit far enough, as ``py_ecc`` does below ``eth_account`` and ``web3``, lets a short
+hostile document end the process.
+
+The module ships in the guest: standard library only.
+"""
+
+from __future__ import annotations
+
+import re
+
+MAX_LEVELS = 64
+"""Levels of lists and objects: more than any document here needs."""
+
+# A text is one token, also where it never ends: brackets in it do not count, and no byte is read twice.
+_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]', re.DOTALL)
+
+
+def nesting(data: bytes) -> int:
+    """Levels of lists and objects in JSON of UTF-8: all that a parser enters, also in a broken document."""
+    depth = deepest = 0
+    for match in _TOKEN.finditer(data):
+        token = match[0]
+        if token in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif token in b"]}":
+            depth -= 1
+    return deepest
+
+
+def json_text(data: bytes, *, levels: int = MAX_LEVELS) -> str:
+    """The text to parse; raises ``ValueError`` unless ``data`` is UTF-8 and nests at most ``levels`` deep."""
+    if nesting(data) > levels:
+        raise ValueError(f"it nests deeper than {levels} levels")
+    return data.decode("utf-8")
