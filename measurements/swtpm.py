@@ -35,15 +35,19 @@ def require_program(name: str, *, package: str) -> str:
     return path
 
 
-def manufacture(state: Path) -> None:
-    """Makes a new TPM with an EK certificate in ``state``; one that is there already is left as it is."""
+def manufacture(state: Path, *, authority: Path | None = None) -> None:
+    """Makes a new TPM with an EK certificate in ``state``; one that is there already is left as it is.
+
+    ``authority`` is the folder of the local authority that signs, by default one of this TPM alone.
+    """
     if (state / _STATE_FILE).exists():
         return
     setup = require_program("swtpm_setup", package="swtpm-tools")
     require_program("swtpm", package="swtpm")
     signer = require_program("swtpm_localca", package="swtpm-tools")
-    authority = state / "ca"
-    authority.mkdir(parents=True, exist_ok=True)
+    authority = (state / "ca" if authority is None else authority).resolve()
+    for folder in (state, authority):
+        folder.mkdir(parents=True, exist_ok=True)
     configuration = _write_configuration(authority, signer)
     command = [
         *(setup, "--tpm2", "--tpmstate", str(state), "--config", str(configuration)),
