@@ -105,7 +105,7 @@ def _near_misses(
     reference: Reference, booted: Booted, code: Path | None, variables: Path | None
 ) -> list[str]:
     """Choices of the host that would make the firmware's events those of the boot."""
-    from keyturn.verb_run import find_firmware
+    from keyturn.run_inputs import find_firmware
     from measurements.neighbours import matching_neighbours
     from measurements.predict_tpm import FirmwareInputs
     from measurements.shape import shape_from_mapping

@@ -12,6 +12,7 @@ import typer
 
 from keyturn.output import JsonOption, Output, escape
 from keyturn.register_names import COVERS
+from keyturn.run_inputs import find_firmware
 from keyturn.shape_options import (
     CpusOption,
     DiskOption,
@@ -22,7 +23,6 @@ from keyturn.shape_options import (
     TpmOption,
     make_shape,
 )
-from keyturn.verb_run import find_firmware
 
 if TYPE_CHECKING:
     from measurements.boot_sequence import PlatformEvents, Prediction

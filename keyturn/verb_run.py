@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from keyturn.output import JsonOption, Output
+from keyturn.run_inputs import app_disks, disk_files, find_firmware, parse_forward
 from keyturn.shape_options import (
     CpusOption,
     DiskOption,
@@ -27,26 +27,16 @@ from keyturn.shape_options import (
     TpmOption,
     make_shape,
 )
-from measurements.errors import MissingToolError, RefusedError
+from measurements.errors import RefusedError
 
 if TYPE_CHECKING:
     from image_builder.image import Image
     from measurements.boot_report import BootReport
     from measurements.qemu import Machine, MachineSpec
-    from measurements.qemu_args import DiskFile, FirmwareFiles, PortForward
     from measurements.reference import Reference
     from measurements.register_comparison import RegisterDifference
     from measurements.shape import MachineShape
 
-FIRMWARE_PAIRS = (
-    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
-    ("/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"),
-    ("/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"),
-)
-"""Where distributions put OVMF: code and empty variables."""
-
-APP_DISK = "app.disk"
-SPARE_DISK_BYTES = 64 << 20
 POWER_OFF_SECONDS = 30.0
 POLL_SECONDS = 0.2
 
@@ -65,10 +55,13 @@ class RegistersError(RefusedError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """What one run does: how long to wait for the report (seconds), what to compare, when to end."""
+    """What one run does: how long to wait for the report (seconds), what to compare, where to keep it, when
+    to end.
+    """
 
     report_seconds: float
     reference: Reference | None
+    report_file: Path | None
     until_report: bool
 
 
@@ -114,6 +107,10 @@ def run(
         Path | None,
         typer.Option("--expect", help="Predicted registers (predict --json); exits with 1 if any differs."),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", help="File for what --json prints, written when the guest has reported."),
+    ] = None,
     until_report: Annotated[
         bool, typer.Option("--until-report", help="Power off once the guest has reported.")
     ] = False,
@@ -134,97 +131,16 @@ def run(
     firmware = find_firmware(firmware_code, firmware_vars)
     loaded = load_image(image)
     _warn_about_shape(out, reference, wanted)
-    plan = Plan(report_seconds=timeout, reference=reference, until_report=until_report)
+    plan = Plan(report_seconds=timeout, reference=reference, report_file=report, until_report=until_report)
     attached = [
         *app_disks(app, config, data),
         *(DiskFile(path=path, read_only=False) for path in attach or ()),
     ]
-    with _signals_interrupt(), _disk_files(loaded, wanted, attached) as disks:
+    with _signals_interrupt(), disk_files(loaded, wanted, attached) as disks:
         from measurements.qemu import MachineSpec
 
         spec = MachineSpec(shape=wanted, firmware=firmware, disks=disks, tpm_state=state, forwards=forwards)
         _boot(out, loaded, spec, plan)
-
-
-def find_firmware(code: Path | None, variables: Path | None) -> FirmwareFiles:
-    """The named firmware, or the distribution's. Raises ``OptionError`` or ``MissingToolError``."""
-    from measurements.qemu_args import FirmwareFiles
-
-    if (code is None) != (variables is None):
-        raise OptionError(
-            "needs the other one too",
-            subject="--firmware-code" if variables is None else "--firmware-vars",
-            advice="give both --firmware-code and --firmware-vars",
-        )
-    if code is not None and variables is not None:
-        return FirmwareFiles(code=code, variables=variables)
-    for pair in FIRMWARE_PAIRS:
-        first, second = map(Path, pair)
-        if first.is_file() and second.is_file():
-            return FirmwareFiles(code=first, variables=second)
-    raise MissingToolError(
-        "is not installed",
-        subject="OVMF firmware",
-        advice="install it: apt install ovmf; or name --firmware-code and --firmware-vars",
-    )
-
-
-def parse_forward(text: str) -> PortForward:
-    """``HOST:GUEST`` as a forwarded port; raises ``OptionError``."""
-    from measurements.qemu_args import PortForward
-
-    host, _, guest = text.partition(":")
-    numbers = [int(part) for part in (host, guest) if part.isascii() and part.isdigit()]
-    if len(numbers) != 2 or not all(1 <= number <= 65535 for number in numbers):
-        raise OptionError(
-            f"{text!r} is not HOST:GUEST", subject="--port", advice="write two port numbers, as in 8080:80"
-        )
-    return PortForward(host=numbers[0], guest=numbers[1])
-
-
-def app_disks(app: Path | None, config: Path | None, data: Path | None) -> list[DiskFile]:
-    """The disks of an app with the names by which the agent finds them; raises ``OptionError``."""
-    from measurements.qemu_args import DiskFile
-
-    if app is None and config is None and data is None:
-        return []
-    if app is None or config is None:
-        raise OptionError(
-            "an app needs both its disk and its config disk",
-            subject="--app" if app is None else "--config",
-            advice="give --app FOLDER and --config FILE (keyturn app config writes it)",
-        )
-    disks = [
-        DiskFile(path=app / APP_DISK, serial="keyturn-app"),
-        DiskFile(path=config, serial="keyturn-config"),
-    ]
-    if data is not None:
-        disks.append(DiskFile(path=data, read_only=False, serial="keyturn-data"))
-    return disks
-
-
-@contextlib.contextmanager
-def _disk_files(image: Image, shape: MachineShape, attached: Sequence[DiskFile]) -> Iterator[list[DiskFile]]:
-    """The boot disk, then one file for each further disk of the shape: an attached one or an empty one."""
-    from image_builder.image import Artefact
-    from measurements.qemu_args import DiskFile
-
-    further = len(shape.disks) - 1
-    if len(attached) > further:
-        raise OptionError(
-            f"the shape has {further} further disks and {len(attached)} files are attached",
-            subject="--attach",
-            advice="describe each disk with --disk, the boot disk first",
-        )
-    with tempfile.TemporaryDirectory(prefix="keyturn-disks-") as folder:
-        disks = [DiskFile(path=image.path(Artefact.DISK))]
-        disks += attached
-        for index in range(len(attached), further):
-            empty = Path(folder, f"empty-{index}.raw")
-            with empty.open("wb") as stream:
-                stream.truncate(SPARE_DISK_BYTES)
-            disks.append(DiskFile(path=empty, read_only=False))
-        yield disks
 
 
 @contextlib.contextmanager
@@ -260,16 +176,19 @@ def _boot(out: Output, image: Image, spec: MachineSpec, plan: Plan) -> None:
     with Machine.start(spec, listener=view.feed) as machine:
         report: BootReport | None = None
         differences: tuple[RegisterDifference, ...] = ()
+        version = machine.qemu_version
         # An interrupt is the usual way to end a machine that nobody asks for a report.
         with contextlib.suppress(KeyboardInterrupt):
             report = _await_report(machine, plan)
             if report is not None and plan.reference is not None:
                 differences = register_differences(plan.reference.registers, report.banks)
+            if report is not None and plan.report_file is not None:
+                document = _document(image, spec, plan, report, differences, qemu=version)
+                _write_whole(plan.report_file, document)
             if not plan.until_report and not differences:
                 _until_exit(machine)
         _power_off(machine)
         view.finish()
-        version = machine.qemu_version
     out.result(_document(image, spec, plan, report, differences, qemu=version))
     _conclude(out, plan, report, differences)
 
@@ -279,7 +198,7 @@ def _await_report(machine: Machine, plan: Plan) -> BootReport | None:
     from measurements.boot_report import find_report, has_report
 
     deadline = time.monotonic() + plan.report_seconds
-    wanted = plan.reference is not None or plan.until_report
+    wanted = plan.reference is not None or plan.report_file is not None or plan.until_report
     try:
         while machine.running and not has_report(machine.console.data):
             if wanted and time.monotonic() > deadline:
@@ -352,6 +271,15 @@ def _document(
         "equal": not differences if plan.reference is not None else None,
         "differences": [difference.as_json() for difference in differences],
     }
+
+
+def _write_whole(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a file that others see either whole or not at all."""
+    import json
+
+    beside = path.with_name(f"{path.name}.new")
+    beside.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    beside.replace(path)
 
 
 def _parsed(data: bytes) -> Any:

@@ -142,9 +142,12 @@ def test_the_predicted_registers_are_the_booted_ones(
     built_image: Image, firmware: FirmwareFiles, tmp_path: Path
 ) -> None:
     reference = predicted(built_image, tmp_path / "reference.json")
-    done = keyturn("run", built_image.folder, "--expect", reference, "--until-report", "--json")
+    kept = tmp_path / "report.json"
+    options = ("--expect", reference, "--report", kept, "--until-report", "--json")
+    done = keyturn("run", built_image.folder, *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(done.stdout)["equal"] is True
+    assert json.loads(kept.read_text()) == json.loads(done.stdout)
 
 
 def test_a_changed_command_line_is_refused_by_the_registers(

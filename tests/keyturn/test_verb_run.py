@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyturn.console_view import ConsoleView
+from keyturn.run_inputs import app_disks, find_firmware, parse_forward
 from keyturn.shape_options import OptionError, make_shape
-from keyturn.verb_run import app_disks, find_firmware, parse_forward
 from measurements.boot_report import BEGIN
 from measurements.errors import MissingToolError
 from measurements.events import Bank
@@ -82,7 +82,7 @@ class TestFirmware:
             find_firmware(None, tmp_path)
 
     def test_absent_names_the_package(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("keyturn.verb_run.FIRMWARE_PAIRS", (("/nowhere/code", "/nowhere/vars"),))
+        monkeypatch.setattr("keyturn.run_inputs.FIRMWARE_PAIRS", (("/nowhere/code", "/nowhere/vars"),))
         with pytest.raises(MissingToolError) as missing:
             find_firmware(None, None)
         assert "apt install ovmf" in missing.value.advice
