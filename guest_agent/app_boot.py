@@ -202,7 +202,7 @@ class AppBoot:
         self._around.configure_network(app.config)
         hpke_key = key_client.new_hpke_key()
         request = key_client.Request(
-            pin=Pin(provider.kms_root, provider.chain_id, provider.contract),
+            pin=Pin(provider.kms_root, provider.chain_id, provider.contract, development=self._image.dev),
             platform=self._backend.platform,
             identity=self._backend.identity(),
             app_id=app.configured.app_id,
@@ -213,7 +213,8 @@ class AppBoot:
         )
         released = try_each(app.config.kms_urls, lambda kms: release_keys(kms, request, hpke_key, self))
         self._released, self._keys = released, released.keys
-        self._around.say(f"keys: released by KMS {provider.kms_root.hex()[:16]}")
+        kind = "DEVELOPMENT KMS" if released.signer.development else "KMS"
+        self._around.say(f"keys: released by {kind} {provider.kms_root.hex()[:16]}")
         return KeysReceived(released.format_permitted)
 
     def _confirm(self) -> Input:

@@ -22,6 +22,7 @@ from guest_agent.kms_receipt import (
     Pin,
     Receipt,
     Release,
+    Signer,
     check_issue,
     check_refusal,
     decode_base64,
@@ -95,6 +96,7 @@ class Released(NamedTuple):
     confirm_key: bytes
     receipt: Receipt
     release: Release
+    signer: Signer
 
     def __repr__(self) -> str:
         return f"Released({self.keys!r}, receipt={self.receipt.hash.hex()})"
@@ -226,7 +228,7 @@ def expected_release(request: Request, challenge: Challenge, client_nonce: bytes
     )
 
 
-def open_response(body: bytes, release: Release, ed25519: bytes, hpke_key: HpkeKey) -> Released:
+def open_response(body: bytes, release: Release, signer: Signer, hpke_key: HpkeKey) -> Released:
     """What is inside a 200 of ``/v1/keys``: first the receipt is checked, then the sealed part is opened.
 
     Raises ``KmsFormatError`` or ``KmsIdentityError``.
@@ -236,7 +238,7 @@ def open_response(body: bytes, release: Release, ed25519: bytes, hpke_key: HpkeK
     fields = Fields(
         parse_json(body, subject="KMS answer"), ("sealed", "receipt"), path="", refuse=format_error
     )
-    receipt = check_issue(fields.raw("receipt"), ed25519, release)
+    receipt = check_issue(fields.raw("receipt"), signer, release)
     info = RESPONSE_INFO + release.report_data + receipt.hash
     try:
         opened = _suite().decrypt(
@@ -244,10 +246,10 @@ def open_response(body: bytes, release: Release, ed25519: bytes, hpke_key: HpkeK
         )
     except (InvalidTag, ValueError):
         refuse("the sealed keys were not sealed to this release and its receipt")
-    return _read_opened(opened, receipt, release)
+    return _read_opened(opened, receipt, release, signer)
 
 
-def _read_opened(opened: bytes, receipt: Receipt, release: Release) -> Released:
+def _read_opened(opened: bytes, receipt: Receipt, release: Release, signer: Signer) -> Released:
     document = parse_canonical(opened, subject="sealed keys")
     fields = Fields(document, ("keys", "format_permitted", "confirm_key"), path="sealed", refuse=format_error)
     keys = fields.objects("keys", ("path", "kind", "scope", "epoch", "secret", "public"), _held_key)
@@ -258,7 +260,8 @@ def _read_opened(opened: bytes, receipt: Receipt, release: Release) -> Released:
     if permitted != receipt.format_permitted:
         refuse("the receipt says otherwise whether the disk may be formatted")
     confirm_key = fields.not_zero("confirm_key", fields.octets("confirm_key", 32))
-    return Released(KeyStore(keys, wanted=release.keys), permitted, confirm_key, receipt, release)
+    store = KeyStore(keys, wanted=release.keys)
+    return Released(store, permitted, confirm_key, receipt, release, signer)
 
 
 def _held_key(fields: Fields) -> HeldKey:
@@ -272,13 +275,13 @@ def _held_key(fields: Fields) -> HeldKey:
     )
 
 
-def read_refusal(body: bytes, release: Release, ed25519: bytes) -> RefusedByKmsError:
+def read_refusal(body: bytes, release: Release, signer: Signer) -> RefusedByKmsError:
     """The refusal in a 403, if the pinned KMS signed it for this request; otherwise raises."""
     fields = Fields(
         parse_json(body, subject="KMS answer"), ("error", "receipt"), path="", refuse=format_error
     )
     error = fields.object("error", ("code", "reason", "advice"))
-    code, reason = check_refusal(fields.raw("receipt"), ed25519, release)
+    code, reason = check_refusal(fields.raw("receipt"), signer, release)
     return RefusedByKmsError(code, reason, advice=printable(error.text("advice")))
 
 
@@ -288,10 +291,10 @@ def confirm_request(released: Released) -> dict[str, Json]:
     return {"version": VERSION, "receipt_hash": released.receipt.hash.hex(), "mac": mac.hex()}
 
 
-def check_confirmation(body: bytes, released: Released, ed25519: bytes) -> None:
+def check_confirmation(body: bytes, released: Released, signer: Signer) -> None:
     """Raises unless ``body`` is the pinned KMS's confirmation of this release."""
     fields = Fields(parse_json(body, subject="KMS answer"), ("receipt",), path="", refuse=format_error)
-    _check_confirmation(fields.raw("receipt"), ed25519, released.release, released.receipt)
+    _check_confirmation(fields.raw("receipt"), signer, released.release, released.receipt)
 
 
 def printable(text: str) -> str:

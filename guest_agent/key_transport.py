@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from guest_agent import key_client
 from guest_agent.key_client import HpkeKey, RefusedByKmsError, Released, Request, printable
-from guest_agent.kms_receipt import KmsIdentityError, Pin, check_public_keys, refuse
+from guest_agent.kms_receipt import KmsIdentityError, Pin, Signer, check_public_keys, refuse
 from measurements.canonical import Json, encode_canonical, parse_json
 from measurements.errors import FormatError, KeyturnError, RefusedError
 
@@ -128,7 +128,7 @@ class Hardware(Protocol):
 
 def release_keys(kms: Kms, request: Request, hpke_key: HpkeKey, hardware: Hardware) -> Released:
     """One whole attempt with one KMS. Raises ``TransportError``, ``FormatError`` or ``RefusedError``."""
-    ed25519 = fetch_identity(kms, request.pin)
+    signer = fetch_identity(kms, request.pin)
     client_nonce = os.urandom(key_client.NONCE_SIZE)
     asked = key_client.challenge_request(request, client_nonce)
     challenge = key_client.check_challenge(
@@ -144,19 +144,19 @@ def release_keys(kms: Kms, request: Request, hpke_key: HpkeKey, hardware: Hardwa
     asked = key_client.key_request(request, challenge, client_nonce, secret=secret, evidence=evidence)
     answer = _post(kms, "/v1/keys", asked)
     if answer.status == 403:
-        raise key_client.read_refusal(answer.body, release, ed25519)
-    return key_client.open_response(_expect_ok(answer), release, ed25519, hpke_key)
+        raise key_client.read_refusal(answer.body, release, signer)
+    return key_client.open_response(_expect_ok(answer), release, signer, hpke_key)
 
 
 def confirm_format(kms: Kms, released: Released) -> None:
     """Have the KMS confirm that the disk is formatted."""
-    ed25519 = fetch_identity(kms, released.release.pin)
+    signer = fetch_identity(kms, released.release.pin)
     answer = _post(kms, "/v1/instances/confirm", key_client.confirm_request(released))
-    key_client.check_confirmation(_expect_ok(answer), released, ed25519)
+    key_client.check_confirmation(_expect_ok(answer), released, signer)
 
 
-def fetch_identity(kms: Kms, pin: Pin) -> bytes:
-    """The Ed25519 key of the KMS, if it is the pinned one."""
+def fetch_identity(kms: Kms, pin: Pin) -> Signer:
+    """Who signs for the KMS, if it is the pinned one."""
     return check_public_keys(_expect_ok(kms.call("GET", "/v1/public-key", None)), pin)
 
 

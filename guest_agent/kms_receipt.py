@@ -49,11 +49,23 @@ class KmsIdentityError(RefusedError):
 
 
 class Pin(NamedTuple):
-    """What the app manifest pins: KMS id (32 bytes), chain id and registry contract (20 bytes)."""
+    """What the app manifest pins: KMS id (32 bytes), chain id and registry contract (20 bytes).
+    ``development`` permits that the pinned KMS is one for development; only a development image says so.
+    """
 
     kms_id: bytes
     chain_id: int
     contract: bytes
+    development: bool = False
+
+
+class Signer(NamedTuple):
+    """The pinned KMS: its Ed25519 public key (32 bytes), and whether it is one for development. Everything
+    that it signs must say the same about itself.
+    """
+
+    ed25519: bytes
+    development: bool
 
 
 class Release(NamedTuple):
@@ -95,8 +107,8 @@ class Receipt(NamedTuple):
         return hashlib.sha256(self.payload).digest()
 
 
-def check_public_keys(body: bytes, pin: Pin) -> bytes:
-    """The Ed25519 public key (32 bytes) in an answer of ``/v1/public-key``, if it is the pinned KMS's.
+def check_public_keys(body: bytes, pin: Pin) -> Signer:
+    """Who signs, from an answer of ``/v1/public-key``, if it is the pinned KMS.
 
     Raises ``KmsFormatError`` or ``KmsIdentityError``.
     """
@@ -107,7 +119,8 @@ def check_public_keys(body: bytes, pin: Pin) -> bytes:
         refuse=format_error,
     )
     ed25519, secp256k1 = fields.octets("ed25519", 32), fields.octets("secp256k1", 33)
-    if fields.boolean("development"):
+    development = fields.boolean("development")
+    if development and not pin.development:
         refuse("it is a development KMS, which has no place in a release")
     if hashlib.sha256(KMS_ID_PREFIX + ed25519 + secp256k1).digest() != pin.kms_id:
         refuse("its public keys are not those that the app manifest pins")
@@ -115,12 +128,12 @@ def check_public_keys(body: bytes, pin: Pin) -> bytes:
         refuse("it calls itself by another id than its keys have")
     if (fields.integer("chain_id", 1), fields.address("contract")) != (pin.chain_id, pin.contract):
         refuse("it obeys another chain or contract than the app manifest pins")
-    return ed25519
+    return Signer(ed25519, development)
 
 
-def check_issue(envelope: Json, ed25519: bytes, release: Release) -> Receipt:
+def check_issue(envelope: Json, signer: Signer, release: Release) -> Receipt:
     """The receipt, if it grants exactly ``release``. Raises ``KmsFormatError`` or ``KmsIdentityError``."""
-    payload, fields = _open(envelope, ed25519, release.pin)
+    payload, fields = _open(envelope, signer, release.pin)
     if fields.raw("decision") != "issue" or not fields.is_null("reason") or not fields.is_null("confirms"):
         refuse("the receipt is of another decision than to issue")
     _check_release(fields, release)
@@ -130,9 +143,9 @@ def check_issue(envelope: Json, ed25519: bytes, release: Release) -> Receipt:
     return Receipt(envelope, payload, keys, fields.boolean("format_permitted"))
 
 
-def check_refusal(envelope: Json, ed25519: bytes, release: Release) -> tuple[str, str]:
+def check_refusal(envelope: Json, signer: Signer, release: Release) -> tuple[str, str]:
     """Code and text of a refusal of this request that the pinned KMS signed."""
-    _, fields = _open(envelope, ed25519, release.pin)
+    _, fields = _open(envelope, signer, release.pin)
     _equal(fields, "nonce", release.nonce.hex())
     if fields.raw("decision") != "refuse":
         refuse("the receipt of a refusal is of another decision")
@@ -140,28 +153,31 @@ def check_refusal(envelope: Json, ed25519: bytes, release: Release) -> tuple[str
     return reason.text("code"), reason.text("text")
 
 
-def check_confirmation(envelope: Json, ed25519: bytes, release: Release, receipt: Receipt) -> None:
+def check_confirmation(envelope: Json, signer: Signer, release: Release, receipt: Receipt) -> None:
     """Raises unless the pinned KMS signed that ``receipt`` is confirmed."""
-    _, fields = _open(envelope, ed25519, release.pin)
+    _, fields = _open(envelope, signer, release.pin)
     if fields.raw("decision") != "confirm":
         refuse("the receipt of a confirmation is of another decision")
     _equal(fields, "confirms", receipt.hash.hex())
     _equal(fields, "instance_id", release.instance_id.hex())
 
 
-def _open(envelope: Json, ed25519: bytes, pin: Pin) -> tuple[bytes, Fields]:
+def _open(envelope: Json, signer: Signer, pin: Pin) -> tuple[bytes, Fields]:
     """Payload and its fields, once signature, signer and kind of KMS are checked."""
-    payload = _verified_payload(envelope, ed25519, pin)
+    payload = _verified_payload(envelope, signer, pin)
     document = parse_canonical(payload, subject="receipt")
     fields = Fields(document, RECEIPT_KEYS, path="receipt", refuse=format_error)
     _equal(fields, "type", RECEIPT_TYPE)
     _equal(fields, "kms_id", pin.kms_id.hex())
-    if fields.boolean("development"):
+    development = fields.boolean("development")
+    if development and not pin.development:
         refuse("the receipt is of a development KMS")
+    if development != signer.development:
+        refuse("the receipt and the KMS differ about whether it is one for development")
     return payload, fields
 
 
-def _verified_payload(envelope: Json, ed25519: bytes, pin: Pin) -> bytes:
+def _verified_payload(envelope: Json, signer: Signer, pin: Pin) -> bytes:
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -175,7 +191,7 @@ def _verified_payload(envelope: Json, ed25519: bytes, pin: Pin) -> bytes:
     payload = decode_base64(fields, "payload", most=MAX_PAYLOAD)
     signed = b"DSSEv1 %d %b %d %b" % (len(PAYLOAD_TYPE), PAYLOAD_TYPE.encode("ascii"), len(payload), payload)
     try:
-        key = Ed25519PublicKey.from_public_bytes(ed25519)
+        key = Ed25519PublicKey.from_public_bytes(signer.ed25519)
         key.verify(decode_base64(signatures[0], "sig", most=64), signed)
     except (InvalidSignature, ValueError):
         refuse("the signature of the receipt does not hold")

@@ -113,9 +113,15 @@ class Bench:
     """One machine and its KMS."""
 
     def __init__(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, sealed: bool = False, **changes: Any
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        *,
+        sealed: bool = False,
+        development: bool = False,
+        **changes: Any,
     ) -> None:
-        self.kms = FakeKms()
+        self.kms = FakeKms(development=development)
         provider = SEALED if sealed else kms_provider(self.kms)
         self.manifest = manifest_bytes(**({"key_provider": provider} | changes))
         self.kms.app_hash = app_hash(self.manifest)
@@ -347,6 +353,20 @@ class TestDevelopmentImage:
         bench.path.write_bytes(b"dev-image \n")
         log = bench.boot(image=self.DEV)
         assert [event.name for event in log.events][:2] == ["dev-image", "keyturn-boot"]
+
+    def test_it_may_use_the_development_kms_that_its_app_pins(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bench = Bench(tmp_path, monkeypatch, development=True)
+        assert parse_full_log(bench.boot(image=self.DEV).events).release.dev
+        assert bench.machine.lines[0].startswith("keys: released by DEVELOPMENT KMS ")
+
+    def test_release_image_refuses_a_development_kms(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bench = Bench(tmp_path, monkeypatch, development=True)
+        assert bench.refused(RefusedError, "it is a development KMS")[-1] == "key-provider"
+        assert bench.kms.calls == ["/v1/public-key"]
 
 
 def test_an_agent_that_starts_again_in_the_same_boot(bench: Bench) -> None:

@@ -156,8 +156,15 @@ class TestPin:
         with pytest.raises(KmsIdentityError, match="signature"):
             release(other, request(kms))
 
-    def test_a_development_kms_even_if_pinned(self) -> None:
-        refused(FakeKms(development=True), "development KMS")
+    def test_release_image_refuses_a_development_kms(self) -> None:
+        kms = FakeKms(development=True)
+        refused(kms, "it is a development KMS")
+        assert kms.calls == ["/v1/public-key"]
+
+    def test_a_development_kms_that_denies_it(self) -> None:
+        kms = FakeKms(development=True, app_hash=app_hash(MANIFEST), report_data=expected_report_data)
+        kms.hooks["public-key"] = lambda document: document | {"development": False}
+        refused(kms, "receipt is of a development KMS")
 
     def test_a_development_receipt(self, kms: FakeKms) -> None:
         kms.hooks["receipt"] = lambda receipt: dataclasses.replace(receipt, development=True)
@@ -172,6 +179,37 @@ class TestPin:
     def test_it_calls_itself_by_another_id(self, kms: FakeKms) -> None:
         kms.hooks["public-key"] = lambda document: document | {"kms_id": "01" * 32}
         refused(kms, "calls itself")
+
+
+class TestDevelopmentImage:
+    """What a development image accepts besides."""
+
+    @pytest.fixture
+    def dev(self) -> FakeKms:
+        return FakeKms(development=True, app_hash=app_hash(MANIFEST), report_data=expected_report_data)
+
+    def ask(self, kms: FakeKms, pinned: FakeKms | None = None) -> Released:
+        pin = Pin((pinned or kms).identity.kms_id, PIN.chain_id, PIN.contract, development=True)
+        return release(kms, request(kms, pin=pin))
+
+    def test_the_pinned_development_kms(self, dev: FakeKms) -> None:
+        released = self.ask(dev)
+        assert released.signer.development
+        confirm_format(dev, released)
+
+    def test_another_development_kms(self, dev: FakeKms) -> None:
+        with pytest.raises(KmsIdentityError, match="not those that the app manifest pins"):
+            self.ask(dev, pinned=FakeKms(root=bytes(64), development=True))
+
+    def test_a_release_kms_that_calls_itself_one_for_development(self, kms: FakeKms) -> None:
+        kms.hooks["public-key"] = lambda document: document | {"development": True}
+        with pytest.raises(KmsIdentityError, match="differ about whether"):
+            self.ask(kms)
+
+    def test_a_development_kms_that_denies_it(self, dev: FakeKms) -> None:
+        dev.hooks["public-key"] = lambda document: document | {"development": False}
+        with pytest.raises(KmsIdentityError, match="differ about whether"):
+            self.ask(dev)
 
 
 class TestChallenge:

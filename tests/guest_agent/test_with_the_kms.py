@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from guest_agent import app_boot, key_transport
 from guest_agent.app_boot import AppBoot
 from guest_agent.key_client import RefusedByKmsError
-from guest_agent.key_transport import Answer
+from guest_agent.key_transport import Answer, NoKmsError
 from guest_agent.register_log import RegisterLog
 from guest_agent.tpm_backend import TpmBackend, open_tpm
 from kms.chain_view import PolicyQuery
 from kms.journal import Journal
 from kms.messages import parse_challenge_request, parse_confirm_request, parse_keys_request
 from kms.release import JournalledRefusalError, Kms, TrustAnchors
+from kms.root_key import RootKey
 from measurements.app_manifest import app_hash
 from measurements.canonical import encode_canonical
 from measurements.config_disk import Config
@@ -36,15 +37,15 @@ from tests.guest_agent.test_app_boot import Machine
 from tests.guest_agent.tpm_process import powered_on
 from tests.kms.fake_chain import NOW, PINS, FakeChain
 from tests.kms.guests import app_manifest
-from tests.kms.receipts import APP_ID, INSTANCE_ID, PIN, ROOT
+from tests.kms.receipts import APP_ID, DEVELOPMENT_ROOT, INSTANCE_ID, PIN, ROOT
 from tests.support.app_documents import config
 from tests.support.paper_tpm import firmware_log, reference_of
 from tests.support.software_tpm_keys import SoftwareTpmKeys
 from tests.support.tools import require_tool
 
 IMAGE = ImageFacts("apps", "1", dev=False)
+DEV_IMAGE = ImageFacts("apps", "1", dev=True)
 LOG, BOOTED = firmware_log()
-REFERENCE = reference_of(BOOTED)
 
 
 class Served:
@@ -96,17 +97,18 @@ class BootedMachine(Machine):
 class Bench:
     """A TPM that lasts, a KMS, and boots."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, root: RootKey = ROOT, image: ImageFacts = IMAGE) -> None:
+        self.image, self.reference = image, reference_of(BOOTED, dev=image.dev)
         self.state, self.events = folder / "state", folder / "events"
         manufacture(self.state)
-        self.manifest = app_manifest()
+        self.manifest = app_manifest(root)
         with powered_on(self.state) as tcti, closing(open_tpm(tcti)) as tpm:
             keys = SoftwareTpmKeys(tpm._esapi, self.state / "ca")
             certificate = tpm.identity().ek_certificate
         spki = x509.load_der_x509_certificate(certificate).public_key()
         query = PolicyQuery(
-            kms_id=ROOT.identity.kms_id,
-            reference_digest=reference_digest(REFERENCE),
+            kms_id=root.identity.kms_id,
+            reference_digest=reference_digest(self.reference),
             platform_root=hashlib.sha256(keys.root).digest(),
             platform_id=hashlib.sha256(
                 spki.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -115,10 +117,10 @@ class Bench:
             app_hash=app_hash(self.manifest),
         )
         kms = Kms(
-            root=ROOT,
+            root=root,
             pins=PINS,
-            node=FakeChain(query, signer=ROOT.identity.address),
-            journal=Journal(folder / "journal.sqlite", ROOT),
+            node=FakeChain(query, signer=root.identity.address),
+            journal=Journal(folder / "journal.sqlite", root),
             anchors=TrustAnchors(roots=(keys.root,), intermediates=(keys.issuer,)),
             clock=lambda: NOW,
         )
@@ -126,7 +128,7 @@ class Bench:
         self.served = Served(kms)
 
     def config(self, **changes: Any) -> Config:
-        document: Any = reference_values_document(REFERENCE)
+        document: Any = reference_values_document(self.reference)
         plain = config(app_manifest=self.manifest, instance_id=INSTANCE_ID, reference=document)
         return plain._replace(**changes)
 
@@ -136,7 +138,7 @@ class Bench:
         with powered_on(self.state) as tcti, closing(open_tpm(tcti)) as tpm:
             self._measure(tpm, firmware)
             log = RegisterLog(tpm, self.events)
-            assert AppBoot(IMAGE, tpm, log, machine).run() == "button"
+            assert AppBoot(self.image, tpm, log, machine).run() == "button"
         return machine, log
 
     def _measure(self, tpm: TpmBackend, firmware: bytes) -> None:
@@ -145,17 +147,35 @@ class Bench:
             keys.extend(event.pcr, {algorithm.bank: digest for algorithm, digest in event.digests.items()})
 
 
+MakeBench = Callable[..., Bench]
+
+
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+def make_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeBench]:
     require_tool("swtpm_setup", package="swtpm-tools")
     require_tool("swtpm_localca", package="swtpm-tools")
-    made = Bench(tmp_path)
+    with ExitStack() as stack:
+
+        def make(**choices: Any) -> Bench:
+            made = Bench(tmp_path, **choices)
+            stack.enter_context(closing(made.kms.journal))
+            _ask_only(made.served, monkeypatch)
+            return made
+
+        yield make
+
+
+@pytest.fixture
+def bench(make_bench: MakeBench) -> Bench:
+    return make_bench()
+
+
+def _ask_only(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every address leads to ``served``."""
     attempts = functools.partial(
-        key_transport.try_each, connect=lambda url, *, deadline: made.served, deadline_seconds=0.3
+        key_transport.try_each, connect=lambda url, *, deadline: served, deadline_seconds=0.3
     )
     monkeypatch.setattr(app_boot, "try_each", attempts)
-    with closing(made.kms.journal):
-        yield made
 
 
 def test_first_boot_formats_and_the_next_opens(bench: Bench) -> None:
@@ -179,3 +199,25 @@ def test_an_app_that_the_chain_does_not_allow(bench: Bench) -> None:
     with pytest.raises(RefusedByKmsError) as caught:
         bench.boot(bench.config(app_manifest=other))
     assert bench.served.refusals == ["app-hash-not-allowed"] == [caught.value.kms_code]
+
+
+def test_a_development_image_uses_the_development_kms_that_its_app_pins(make_bench: MakeBench) -> None:
+    bench = make_bench(root=DEVELOPMENT_ROOT, image=DEV_IMAGE)
+    machine, log = bench.boot(bench.config())
+    assert parse_full_log(log.events).release.dev
+    kms_id = DEVELOPMENT_ROOT.identity.kms_id.hex()
+    assert machine.lines[0] == f"keys: released by DEVELOPMENT KMS {kms_id[:16]}"
+
+
+def test_release_image_refuses_a_development_kms(make_bench: MakeBench) -> None:
+    bench = make_bench(root=DEVELOPMENT_ROOT, image=IMAGE)
+    with pytest.raises(NoKmsError, match="it is a development KMS"):
+        bench.boot(bench.config())
+    assert bench.kms.journal.length == 0
+
+
+def test_release_kms_refuses_a_development_image(make_bench: MakeBench) -> None:
+    bench = make_bench(image=DEV_IMAGE)
+    with pytest.raises(RefusedByKmsError) as caught:
+        bench.boot(bench.config())
+    assert bench.served.refusals == ["dev-image"] == [caught.value.kms_code]

@@ -14,7 +14,7 @@ from attestation.evidence import Evidence, evidence_document
 from attestation.report_data import KeyRequest
 from guest_agent import key_client
 from guest_agent.backend import Identity, Platform
-from guest_agent.kms_receipt import Pin
+from guest_agent.kms_receipt import Pin, Signer
 from kms.chain_view import PolicyQuery
 from kms.journal import Journal
 from kms.messages import parse_challenge_request, parse_keys_request
@@ -61,6 +61,11 @@ def query_of(
         app_id=app_id,
         app_hash=app_hash(manifest),
     )
+
+
+def signer_of(root: RootKey) -> Signer:
+    """Who signs for the KMS of ``root``."""
+    return Signer(root.identity.ed25519, root.development)
 
 
 class KmsWorld(Protocol):
@@ -126,7 +131,7 @@ class Guest:
         kms_id = pinned or world.root.identity.kms_id
         self.hpke = key_client.new_hpke_key()
         self.request = key_client.Request(
-            pin=Pin(kms_id, world.root.pin.chain_id, world.root.pin.contract),
+            pin=Pin(kms_id, world.root.pin.chain_id, world.root.pin.contract, development=dev),
             platform=Platform.TPM,
             identity=Identity(ak_public=tpm.ak_public, ek_certificate=tpm.ek_certificate),
             app_id=world.app_id,
@@ -189,4 +194,4 @@ class Guest:
         release = key_client.expected_release(
             self.request, self.challenge, CLIENT_NONCE, document["evidence"]
         )
-        return key_client.open_response(body, release, self.world.root.identity.ed25519, self.hpke)
+        return key_client.open_response(body, release, signer_of(self.world.root), self.hpke)

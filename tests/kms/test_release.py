@@ -22,7 +22,7 @@ from kms.rpc import NodeError
 from kms.strict_json import FieldError
 from measurements.errors import FormatError
 from tests.kms.fake_chain import ALLOWED, IMAGE_ID, NOW, app_state_word, entry_word, pack
-from tests.kms.guests import AUTHORITY, SIGNING, STORAGE, Guest, World, app_manifest
+from tests.kms.guests import AUTHORITY, SIGNING, STORAGE, Guest, World, app_manifest, signer_of
 from tests.kms.receipts import APP_ID, DEVELOPMENT_ROOT, INSTANCE_ID, ROOT
 from tests.support.paper_tpm import Authority, PaperTpm, firmware_log
 
@@ -91,7 +91,7 @@ def test_formatting_is_permitted_until_it_is_confirmed(world: World) -> None:
     released = boot(world.guest())
     again = boot(world.guest())
     assert again.format_permitted
-    key_client.check_confirmation(confirm(world, released), released, ROOT.identity.ed25519)
+    key_client.check_confirmation(confirm(world, released), released, signer_of(ROOT))
     assert not boot(world.guest()).format_permitted
     world.restart()
     assert not boot(world.guest()).format_permitted

@@ -12,7 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from guest_agent import key_client
-from guest_agent.kms_receipt import Pin, check_public_keys
+from guest_agent.kms_receipt import Pin, Signer, check_public_keys
 from kms import service
 from kms.anchors import Anchor, SignedAnchor, anchor_signer
 from kms.answers import PUBLIC_KEY_PAYLOAD_TYPE
@@ -67,7 +67,7 @@ def test_a_guest_boots_formats_and_confirms(client: TestClient, world: World) ->
     assert released.format_permitted
     answer = client.post("/v1/instances/confirm", json=key_client.confirm_request(released))
     assert answer.status_code == 200
-    key_client.check_confirmation(answer.content, released, IDENTITY.ed25519)
+    key_client.check_confirmation(answer.content, released, Signer(IDENTITY.ed25519, development=False))
     assert not release(client, world.guest()).format_permitted
 
 
@@ -77,7 +77,7 @@ def test_a_refusal_reaches_the_guest_signed(client: TestClient, world: World) ->
     answer = client.post("/v1/keys", json=document)
     assert answer.status_code == 403
     expected = key_client.expected_release(guest.request, guest.challenge, CLIENT_NONCE, document["evidence"])
-    refused = key_client.read_refusal(answer.content, expected, IDENTITY.ed25519)
+    refused = key_client.read_refusal(answer.content, expected, Signer(IDENTITY.ed25519, development=False))
     assert refused.kms_code == answer.json()["error"]["code"] == "unlisted-key"
 
 
