@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keyturn.output import JsonOption, Output, escape
-from measurements.errors import ExitStatus
+from keyturn.output import JsonOption, Output
+from keyturn.verdict_output import require_tree, show_tree
 
 if TYPE_CHECKING:
-    from attestation.verdict import Check
     from attestation.verdict_tree import Tree
     from keyturn.verify_inputs import AnchorOptions, ReceiptFiles
     from kms.bundle import Bundle
@@ -111,7 +110,8 @@ def verify(
     json: JsonOption = False,
 ) -> None:
     """Check everything from the hardware's root to the policy on chain; exit 0 only if all of it holds."""
-    from keyturn.verify_inputs import AnchorOptions, ReceiptFiles, VerifyUsageError, read_document
+    from keyturn.input_files import read_document
+    from keyturn.verify_inputs import AnchorOptions, ReceiptFiles, VerifyUsageError
 
     out = Output(json=json)
     if (file is None) == (offline is None):
@@ -142,9 +142,9 @@ def verify(
             anchors=anchors,
         )
         tree = _verify_receipt(files, options, rpc, write_bundle)
-    _show(out, tree)
-    if not tree.passed:
-        raise typer.Exit(int(ExitStatus.REFUSED))
+    show_tree(out, tree, title="verification")
+    out.result(tree.as_json())
+    require_tree(tree)
 
 
 def _given(file: Path | None) -> Path:
@@ -159,7 +159,8 @@ def _is_evidence(document: Any) -> bool:
 
 
 def _verify_offline(path: Path, options: AnchorOptions) -> Tree:
-    from keyturn.verify_inputs import make_anchors, read_limited
+    from keyturn.input_files import read_limited
+    from keyturn.verify_inputs import make_anchors
     from kms.bundle import parse_bundle
     from kms.verification import verify_bundle
 
@@ -178,7 +179,8 @@ def _verify_evidence(
     from attestation.evidence_tree import EvidenceAnchors, ExpectedManifest, verify_evidence_tree
     from attestation.tpm_evidence import LogPart
     from attestation.verdict_tree import Tree
-    from keyturn.verify_inputs import needed, parse_report_data, read_certificates, read_limited
+    from keyturn.input_files import read_certificates, read_limited
+    from keyturn.verify_inputs import needed, parse_report_data
     from measurements.reference import read_reference
 
     anchors = EvidenceAnchors(
@@ -217,42 +219,6 @@ def _with_chain(bundle: Bundle, anchors: VerifierAnchors, rpc: str) -> Bundle:
 
     receipt = parse_receipt(parse_envelope(bundle.receipt).payload)
     return dataclasses.replace(bundle, chain=fetch_chain(ProvingNode(rpc), receipt, anchors.pins))
-
-
-def _show(out: Output, tree: Tree) -> None:
-    out.tree(
-        f"{_mark(tree.passed)} verification",
-        [
-            (
-                f"{_mark(group.passed)} [bold]{escape(group.title)}[/bold]",
-                [_leaf(check) for check in group.checks],
-            )
-            for group in tree.groups
-        ],
-    )
-    failed = ", ".join(check.name for check in tree.failures)
-    out.line("[green]everything holds[/green]" if tree.passed else f"[red]refused[/red]: {failed}")
-    out.result(tree.as_json())
-
-
-def _leaf(check: Check) -> tuple[str, list[str]]:
-    """A check, with what was expected where it says more than what was found."""
-    from attestation.verdict_tree import NOT_CHECKED
-
-    label = f"{_mark(check.passed)} {check.name}: {escape(check.found)}"
-    if check.found == NOT_CHECKED:
-        return label, []
-    if check.passed:
-        return label, [] if check.expected == check.found else [f"expected: {escape(check.expected)}"]
-    return label, [
-        f"expected: {escape(check.expected)}",
-        f"reason: {escape(check.reason)}",
-        f"remedy: {escape(check.advice)}",
-    ]
-
-
-def _mark(passed: bool) -> str:
-    return "[green]ok[/green]" if passed else "[red]FAIL[/red]"
 
 
 def _now() -> int:

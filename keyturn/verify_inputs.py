@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from keyturn.input_files import read_certificates, read_document
 from kms.rpc import RpcNode
-from measurements.canonical import parse_json
 from measurements.errors import KeyturnError, RefusedError
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from kms.receipt import Receipt
     from kms.verification import VerifierAnchors
 
-LARGEST_FILE = 16 << 20
 _REPORT_DATA = re.compile(r"[0-9a-f]{128}")
 
 
@@ -60,20 +59,6 @@ class ReceiptFiles:
     anchors: Path | None
 
 
-def read_limited(path: Path) -> bytes:
-    """A file of at most ``LARGEST_FILE`` bytes."""
-    with path.open("rb") as file:
-        data = file.read(LARGEST_FILE + 1)
-    if len(data) > LARGEST_FILE:
-        raise _usage(f"is larger than {LARGEST_FILE} bytes", str(path))
-    return data
-
-
-def read_document(path: Path) -> Any:
-    """The JSON document in a file."""
-    return parse_json(read_limited(path), subject=str(path))
-
-
 def needed(value: Any, option: str) -> Any:
     """``value``, which must be given."""
     if value is None or value == []:
@@ -86,24 +71,6 @@ def parse_report_data(text: str) -> bytes:
     if not _REPORT_DATA.fullmatch(text.lower()):
         raise _usage("is not 64 bytes in hex", "--report-data")
     return bytes.fromhex(text)
-
-
-def read_certificates(paths: Sequence[Path]) -> tuple[bytes, ...]:
-    """DER of every certificate in the files, which are DER or PEM."""
-    return tuple(der for path in paths for der in _certificates(path))
-
-
-def _certificates(path: Path) -> list[bytes]:
-    from cryptography import x509
-    from cryptography.hazmat.primitives.serialization import Encoding
-
-    data = read_limited(path)
-    if b"-----BEGIN" not in data:
-        return [data]
-    try:
-        return [found.public_bytes(Encoding.DER) for found in x509.load_pem_x509_certificates(data)]
-    except ValueError as error:
-        raise _usage("holds no certificate", str(path)) from error
 
 
 def make_anchors(options: AnchorOptions) -> VerifierAnchors:
