@@ -33,6 +33,7 @@ VERB_MODULES = {
     "app": "keyturn.verb_app",
     "demo": "keyturn.verb_demo",
     "verify": "keyturn.verb_verify",
+    "tpm": "keyturn.verb_tpm",
 }
 
 

@@ -18,6 +18,10 @@ from measurements.errors import KeyturnError, MissingToolError
 SETUP_SECONDS = 60
 START_SECONDS = 10
 STOP_SECONDS = 5
+ROOT_NAME = "swtpm-localca-rootca-cert.pem"
+INTERMEDIATE_NAME = "issuercert.pem"
+"""Certificates in the authority's folder: its root, and the one below that signs EK certificates."""
+
 _STATE_FILE = "tpm2-00.permall"
 
 
@@ -66,7 +70,7 @@ def _write_configuration(authority: Path, signer: str) -> Path:
     authority_file.write_text(
         f"statedir = {authority}\n"
         f"signingkey = {authority}/signkey.pem\n"
-        f"issuercert = {authority}/issuercert.pem\n"
+        f"issuercert = {authority}/{INTERMEDIATE_NAME}\n"
         f"certserial = {authority}/certserial\n"
     )
     options = authority / "swtpm-localca.options"
