@@ -122,10 +122,12 @@ def _predict(image: Path, files: FirmwareFiles, wanted: MachineShape, profile: P
 def _publish(
     out: Output, prediction: Prediction, *, shape: MachineShape, target: Path, events: bool
 ) -> dict[str, Any]:
-    """Write and show the reference values."""
+    """Write and show the reference values; the document with their digest."""
     from measurements.reference import reference_document
+    from measurements.reference_digest import KEYS, parse_reference_values, reference_digest
 
     document = reference_document(prediction, shape=shape.as_json())
+    digest = reference_digest(parse_reference_values({key: document[key] for key in KEYS})).hex()
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json_module.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if not out.json:
@@ -133,7 +135,8 @@ def _publish(
             _show_events(out, prediction)
         _show_registers(out, prediction)
         out.line(f"{len(prediction.events)} events; reference values in {escape(str(target))}")
-    return document
+        out.line(f"reference digest {digest}")
+    return {**document, "reference_digest": digest}
 
 
 def _show_registers(out: Output, prediction: Prediction) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from keyturn.cli import main
 from measurements.events import Bank
-from measurements.reference import read_reference
+from measurements.reference import read_reference, reference_values
+from measurements.reference_digest import reference_digest
 from tests.image_builder.test_measured_image import image_folder, initrd
 from tests.support.secure_boot_keys import enrol, make_key
 from tests.support.tools import unavailable
@@ -37,7 +38,10 @@ def image(tmp_path: Path) -> Path:
 def test_json_is_the_published_document(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(image, "--platform", "tpm", "--memory", "512MiB", "--tpm", "tis", "--json") == 0
     document = json.loads(capsys.readouterr().out)
+    digest = document.pop("reference_digest")
     assert set(document) == {"platform", "shape", "banks", "events"}
+    assert document == json.loads((image / "reference/tpm.json").read_text())
+    assert digest == reference_digest(reference_values(read_reference(image / "reference/tpm.json"))).hex()
     assert document["platform"] == "tpm"
     assert (document["shape"]["memory"], document["shape"]["tpm"]) == ("512MiB", "tis")
     assert set(document["banks"]) == {"sha256", "sha384"}
@@ -56,6 +60,7 @@ def test_the_reference_values_are_kept_with_the_image(
     kept = read_reference(image / "reference/tpm.json")
     assert kept.registers[Bank.SHA256][4].hex() in shown
     assert "EV_EFI_GPT_EVENT" in shown
+    assert f"reference digest {reference_digest(reference_values(kept)).hex()}" in shown
 
 
 def test_output_goes_where_it_is_asked_for(image: Path, tmp_path: Path) -> None:
