@@ -5,7 +5,9 @@ Receipts reach the chain with ``keyturn chain anchor``.
 
 from __future__ import annotations
 
+import json as json_module
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,11 +15,20 @@ import typer
 
 from keyturn.chain_options import DEFAULT_DEPLOYMENT, DEFAULT_URL, DeploymentOption, UrlOption
 from keyturn.output import JsonOption, Output, escape
+from keyturn.verdict_output import require_tree, show_tree
+from measurements.errors import KeyturnError
 
 if TYPE_CHECKING:
     from kms.main import Settings
+    from kms.node import NodeAnchors
 
 KmsUrlArgument = Annotated[str, typer.Argument(help="URL of the KMS.")]
+
+
+class KmsUsageError(KeyturnError):
+    """Options that say too little or too much."""
+
+    code = "kms-usage"
 
 
 def register(app: typer.Typer) -> None:
@@ -26,6 +37,7 @@ def register(app: typer.Typer) -> None:
     kms.command("dev")(dev)
     kms.command("public-key")(public_key)
     kms.command("receipts")(receipts)
+    kms.command("check")(check)
     app.add_typer(kms, name="kms")
 
 
@@ -73,6 +85,85 @@ def receipts(
         [_row(document) for document in found],
     )
     out.result({"receipts": found})
+
+
+def check(
+    url: KmsUrlArgument,
+    reference: Annotated[Path, typer.Option("--reference", help="Reference values of the KMS's machine.")],
+    root: Annotated[
+        list[Path], typer.Option("--root", help="Trusted root certificate of TPMs (DER or PEM).")
+    ],
+    app: Annotated[Path | None, typer.Option("--app", help="The KMS's built app folder.")] = None,
+    manifest: Annotated[
+        Path | None, typer.Option("--manifest", help="Instead: the KMS's app manifest.")
+    ] = None,
+    intermediate: Annotated[
+        list[Path] | None, typer.Option("--intermediate", help="Certificate between root and TPM.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", help="Where the checked identity goes, for keyturn chain allow."),
+    ] = None,
+    allow_development: Annotated[
+        bool, typer.Option("--allow-development", help="Accept a development image.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Check that a KMS's keys live in the measured KMS app; exit 0 only if all of it holds."""
+    import secrets
+
+    from attestation.verdict_tree import Tree
+    from kms.client import fetch_node
+    from kms.node import verify_node
+
+    out = Output(json=json)
+    anchors = _node_anchors(
+        reference,
+        root,
+        intermediate or [],
+        manifest=_kms_manifest(app, manifest),
+        development=allow_development,
+    )
+    node = fetch_node(url, nonce=secrets.token_bytes(32))
+    tree = Tree(groups=verify_node(node, anchors))
+    show_tree(out, tree, title=f"KMS {node['kms_id']}")
+    out.line(f"app hash {node['app_hash']}")
+    out.line(f"evidence hash {node['evidence_hash']}")
+    out.result({**tree.as_json(), "node": node})
+    require_tree(tree)
+    if output is not None:
+        output.write_text(json_module.dumps(node, indent=2) + "\n", encoding="utf-8")
+
+
+def _kms_manifest(app: Path | None, manifest: Path | None) -> bytes:
+    from image_builder.app_build import MANIFEST_NAME
+    from keyturn.input_files import read_limited
+
+    if app is not None and manifest is None:
+        return read_limited(app / MANIFEST_NAME)
+    if manifest is not None and app is None:
+        return read_limited(manifest)
+    raise KmsUsageError(
+        "exactly one of them is needed", subject="--app, --manifest", advice="name the KMS app that must run"
+    )
+
+
+def _node_anchors(
+    reference: Path, roots: list[Path], intermediates: list[Path], *, manifest: bytes, development: bool
+) -> NodeAnchors:
+    from attestation.evidence_tree import ExpectedManifest
+    from keyturn.input_files import read_certificates
+    from kms.node import NodeAnchors
+    from measurements.reference import read_reference
+
+    return NodeAnchors(
+        roots=read_certificates(roots),
+        intermediates=read_certificates(intermediates),
+        reference=read_reference(reference),
+        app=ExpectedManifest(manifest=manifest),
+        now=int(time.time()),
+        development=development,
+    )
 
 
 def _row(document: dict[str, Any]) -> tuple[str, ...]:

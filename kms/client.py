@@ -6,7 +6,9 @@ from typing import Any
 
 import requests
 
+from attestation.evidence import MAX_EVIDENCE
 from kms.merkle import proof_holds
+from kms.node import node_document
 from kms.receipt import LARGEST_PAYLOAD, parse_envelope, receipt_hash, verify_receipt
 from kms.root_key import kms_id as hash_of_keys
 from kms.strict_json import Fields, read_object
@@ -14,6 +16,7 @@ from measurements.errors import KeyturnError, RefusedError
 
 CALL_SECONDS = 30
 LARGEST_ANSWER = 4 * LARGEST_PAYLOAD
+LARGEST_IDENTITY = MAX_EVIDENCE + LARGEST_ANSWER
 _PIECE = 1 << 14
 
 
@@ -43,6 +46,22 @@ def fetch_identity(url: str) -> dict[str, Any]:
     if found != hash_of_keys(ed25519, secp256k1):
         raise _mismatch("its id is not that of its keys")
     return dict(fields.document)
+
+
+def fetch_node(url: str, *, nonce: bytes) -> dict[str, Any]:
+    """The KMS's keys and fresh evidence over ``nonce`` (32 bytes) as a document of ``kms.node``, whose
+    evidence is not verified yet.
+    """
+    keys = fetch_identity(url)
+    if keys["development"]:
+        raise _mismatch("it is a development KMS, whose keys are in no guest")
+    fields = _get(url, f"/v1/identity?nonce={nonce.hex()}", largest=LARGEST_IDENTITY)
+    evidence, echoed = fields.raw("evidence"), fields.hexadecimal("nonce", size=32)
+    identifier = fields.text("kms_id")
+    fields.done()
+    if (echoed, identifier) != (nonce, keys["kms_id"]):
+        raise _mismatch("its evidence is of another nonce or another KMS")
+    return node_document(keys, evidence=evidence, nonce=nonce)
 
 
 def fetch_receipt(url: str, *, receipt_hash: str, kms_id: str) -> dict[str, Any]:
@@ -88,12 +107,12 @@ def _check_inclusion(inclusion: Fields, payload: bytes, *, seq: int) -> None:
         raise _mismatch("the inclusion proof does not hold")
 
 
-def _get(url: str, path: str) -> Fields:
+def _get(url: str, path: str, *, largest: int = LARGEST_ANSWER) -> Fields:
     try:
         with requests.get(
             f"{url.rstrip('/')}{path}", timeout=CALL_SECONDS, stream=True, allow_redirects=False
         ) as answer:
-            body = _read(answer)
+            body = _read(answer, largest)
             status = answer.status_code
     except (requests.RequestException, ValueError) as error:
         raise _no_answer(f"{path} failed: {type(error).__name__}") from error
@@ -102,11 +121,11 @@ def _get(url: str, path: str) -> Fields:
     return read_object(body, subject=f"answer to {path}")
 
 
-def _read(answer: requests.Response) -> bytes:
+def _read(answer: requests.Response, largest: int) -> bytes:
     whole = bytearray()
     for piece in answer.iter_content(_PIECE):
         whole += piece
-        if len(whole) > LARGEST_ANSWER:
+        if len(whole) > largest:
             raise ValueError("the answer is too large")
     return bytes(whole)
 
