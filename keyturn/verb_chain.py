@@ -159,7 +159,10 @@ def deploy(
 
 def allow(
     which: ListArgument,
-    identifier: Annotated[str | None, typer.Argument(help="The digest; for a KMS node give --kms.")] = None,
+    identifier: Annotated[
+        str | None,
+        typer.Argument(help="The digest; a KMS node is named by --kms, a root by --certificate, too."),
+    ] = None,
     url: UrlOption = DEFAULT_URL,
     deployment: DeploymentOption = DEFAULT_DEPLOYMENT,
     keystore: KeystoreOption = None,
@@ -167,11 +170,22 @@ def allow(
     signer: SignerOption = None,
     app: AppOption = None,
     timelock: TimelockOption = None,
+    certificate: Annotated[
+        Path | None, typer.Option("--certificate", help="Platform root: its certificate (DER or PEM).")
+    ] = None,
     image: Annotated[str | None, typer.Option("--image", help="Reference: the image it is of.")] = None,
-    kms: Annotated[Path | None, typer.Option("--kms", help="KMS node: answer of /v1/public-key.")] = None,
-    app_hash: Annotated[str | None, typer.Option("--app-hash", help="KMS node: its app hash.")] = None,
+    kms: Annotated[
+        Path | None,
+        typer.Option("--kms", help="KMS node: file of keyturn kms check, or answer of /v1/public-key."),
+    ] = None,
+    app_hash: Annotated[
+        str | None, typer.Option("--app-hash", help="KMS node: its app hash, unless the file has it.")
+    ] = None,
     evidence_hash: Annotated[
-        str | None, typer.Option("--evidence-hash", help="KMS node: digest of its checked evidence.")
+        str | None,
+        typer.Option(
+            "--evidence-hash", help="KMS node: hash of its checked evidence, unless the file has it."
+        ),
     ] = None,
     not_before: Annotated[int, typer.Option("--not-before", min=0, help="Seconds since 1970.")] = 0,
     not_after: Annotated[int, typer.Option("--not-after", min=1, help="Seconds since 1970.")] = NEVER,
@@ -185,6 +199,7 @@ def allow(
     session = open_session(url, deployment)
     addition = Addition(
         identifier=identifier,
+        certificate=certificate,
         app=app,
         image=image,
         kms=kms,
@@ -192,7 +207,7 @@ def allow(
         evidence_hash=evidence_hash,
         period=Period(not_before=not_before, not_after=not_after),
     )
-    call = allow_call(session.deployment.registry, which, addition)
+    call = allow_call(session.deployment, which, addition)
     who = open_signer(keystore, password_file, signer)
     _govern(session, who, _timelock(session, timelock), call, wait, Output(json=json))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -22,8 +23,12 @@ from contracts.dev_chain import DevChain, dev_chain
 from contracts.dev_keys import write_dev_keys
 from keyturn.cli import main
 from kms.anchors import sign_batch
+from kms.answers import identity_json
+from kms.node import node_document
 from kms.root_key import ChainPin, RootKey
 from tests.contracts.conftest import require_anvil
+from tests.kms.nodes import NONCE, identity_evidence
+from tests.support.paper_tpm import Authority
 
 IMAGE, HASH, ROOT = ("11" * 32, "22" * 32, "33" * 32)
 DELAY = 100
@@ -117,6 +122,61 @@ def test_a_kms_node_is_admitted_by_its_public_keys(shell: Shell) -> None:
     assert shell(*words, by="proposer", status=2)["error"]["code"] == "chain-usage"
 
 
+def node_of(shell: Shell, **changes: Any) -> tuple[str, dict[str, Any]]:
+    """A file of ``keyturn kms check`` for a KMS of this registry, and its document."""
+    registry = json.loads(shell.deployment.read_text())["registry"]
+    pin = ChainPin(chain_id=shell.chain.chain_id, contract=bytes.fromhex(registry[2:]))
+    keys = identity_json(RootKey(root=b"\x42" * 64, pin=pin, development=False).identity)
+    document = {**node_document(keys, evidence=identity_evidence(), nonce=NONCE), **changes}
+    path = shell.folder / "node.json"
+    path.write_text(json.dumps(document))
+    return str(path), document
+
+
+def test_a_kms_node_is_admitted_by_its_checked_identity(shell: Shell) -> None:
+    path, document = node_of(shell)
+    shell.allow("kms-node", "--kms", path)
+    events = shell("history")["events"]
+    joined = next(item for item in events if item["name"] == "KmsNodeJoined")["arguments"]
+    assert (joined["kmsId"], joined["appHash"]) == (document["kms_id"], document["app_hash"])
+    assert joined["evidenceHash"] == document["evidence_hash"]
+    shell.allow("kms-node", "--kms", path, "--app-hash", document["app_hash"])
+
+
+@pytest.mark.parametrize("option", ["--app-hash", "--evidence-hash"])
+def test_attack_option_that_contradicts_the_checked_identity(shell: Shell, option: str) -> None:
+    path, _ = node_of(shell)
+    error = shell("allow", "kms-node", "--kms", path, option, HASH, by="proposer", status=2)["error"]
+    assert (error["code"], error["subject"]) == ("chain-usage", option)
+
+
+@pytest.mark.parametrize("change", [{"contract": "0x" + "77" * 20}, {"chain_id": 1}])
+def test_attack_kms_node_of_another_registry(shell: Shell, change: dict[str, Any]) -> None:
+    path, _ = node_of(shell, **change)
+    error = shell("allow", "kms-node", "--kms", path, by="proposer", status=2)["error"]
+    assert (error["code"], error["subject"]) == ("chain-usage", "--kms")
+
+
+@pytest.mark.parametrize("key", ["app_hash", "evidence_hash", "kms_id"])
+def test_attack_kms_node_file_that_was_edited(shell: Shell, key: str) -> None:
+    path, _ = node_of(shell, **{key: HASH})
+    assert shell("allow", "kms-node", "--kms", path, by="proposer", status=2)["error"]["code"] == "malformed"
+
+
+def test_a_platform_root_is_allowed_by_its_certificate(shell: Shell) -> None:
+    root, below = Authority("root"), shell.folder / "below.der"
+    (shell.folder / "root.der").write_bytes(root.certificate)
+    below.write_bytes(Authority("below", parent=root).certificate)
+    shell.allow("platform-root", "--certificate", str(shell.folder / "root.der"))
+    (entry,) = shell("status")["entries"]
+    digest = hashlib.sha256(root.certificate).hexdigest()
+    assert (entry["list"], entry["id"]) == ("platform-root", digest)
+    words = ["allow", "platform-root", "--certificate", str(below)]
+    assert shell(*words, by="proposer", status=1)["error"]["code"] == "platform-root"
+    words = ["allow", "platform-root", digest, "--certificate", str(shell.folder / "root.der")]
+    assert shell(*words, by="proposer", status=2)["error"]["code"] == "chain-usage"
+
+
 def test_the_wrong_person_is_refused(shell: Shell) -> None:
     for words in (("pause",), ("revoke", "image", IMAGE)):
         error = shell(*words, by="proposer", status=1)["error"]
@@ -137,6 +197,8 @@ def test_the_wrong_person_is_refused(shell: Shell) -> None:
         ("allow", "app-hash", HASH),
         ("allow", "reference", ROOT),
         ("allow", "kms-node", ROOT),
+        ("allow", "platform-root"),
+        ("allow", "image", "--certificate", "root.der"),
         ("revoke", "app-hash", HASH),
         ("revoke", "image", IMAGE, "--app", "0x" + "11" * 20),
         ("epoch", "--app", "0x" + "00" * 20),
