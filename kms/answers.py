@@ -9,15 +9,14 @@ from kms.derivation import is_key_path
 from kms.journal import Journal
 from kms.merkle import inclusion_proof
 from kms.messages import encode_base64
+from kms.public_half import PUBLIC_KEY_PAYLOAD_TYPE, PublicKeyOf, public_half_payload
 from kms.receipt import sign_envelope
 from kms.release import Issued
 from kms.root_key import Identity, RootKey
-from kms.strict_json import Fields, canonical_json, fail, member
+from kms.strict_json import Fields, fail, member
 from measurements.app_manifest import KeyKind, KeyScope
 from measurements.errors import KeyturnError
 
-PUBLIC_KEY_PAYLOAD_TYPE = "application/vnd.keyturn.public-key+json"
-PUBLIC_KEY_TYPE = "keyturn-public-key/1"
 _QUERY = ("app_id", "path", "kind", "epoch")
 
 
@@ -54,23 +53,17 @@ def public_half(root: RootKey, query: Mapping[str, str]) -> dict[str, Any]:
     )
     if key.public is None:
         fail("query", f"kind {kind.value} has no public half")
-    payload = canonical_json(
-        {
-            "type": PUBLIC_KEY_TYPE,
-            "kms_id": root.identity.kms_id.hex(),
-            "development": root.development,
-            "chain_id": root.pin.chain_id,
-            "contract": f"0x{root.pin.contract.hex()}",
-            "app_id": f"0x{app_id.hex()}",
-            "scope": KeyScope.APP.value,
-            "path": path,
-            "kind": kind.value,
-            "epoch": int(epoch),
-            "public": key.public.hex(),
-        }
+    named = PublicKeyOf(
+        kms_id=root.identity.kms_id,
+        chain_id=root.pin.chain_id,
+        contract=root.pin.contract,
+        app_id=app_id,
+        path=path,
+        kind=kind,
+        epoch=int(epoch),
     )
     envelope = sign_envelope(
-        payload,
+        public_half_payload(named, development=root.development, public=key.public),
         payload_type=PUBLIC_KEY_PAYLOAD_TYPE,
         key_id=root.identity.kms_id,
         key=root.receipt_key,

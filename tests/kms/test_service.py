@@ -15,9 +15,9 @@ from guest_agent import key_client
 from guest_agent.kms_receipt import Pin, Signer, check_public_keys
 from kms import service
 from kms.anchors import Anchor, SignedAnchor, anchor_signer
-from kms.answers import PUBLIC_KEY_PAYLOAD_TYPE
 from kms.merkle import proof_holds
 from kms.messages import LARGEST_CHALLENGE_REQUEST, LARGEST_KEY_REQUEST
+from kms.public_half import PUBLIC_KEY_PAYLOAD_TYPE
 from kms.receipt import parse_envelope, receipt_hash, verify_envelope
 from kms.rpc import NodeError
 from measurements.app_manifest import KeyKind, KeyScope
