@@ -31,6 +31,8 @@ vectors:
 lock-requirements:
 	uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml --group build \
 		-o requirements.lock
+	uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 --group chain \
+		-o requirements-chain.lock
 	uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml --group build --group dev \
 		-c requirements.lock -o requirements-dev.lock
 
