@@ -16,6 +16,11 @@ from measurements.shape import BootOrder, Disk, MachineShape, Nic, TpmInterface
 MONITOR_FD_NAME = "monitor"
 _TPM_DEVICES = {TpmInterface.CRB: "tpm-crb", TpmInterface.TIS: "tpm-tis"}
 
+_WORDWISE = "erms=off,fsrm=off"
+"""Has guests clear and copy memory by words: emulation stores byte by byte what ``rep stosb`` writes, and
+looks for translated code at each store.
+"""
+
 
 class Accelerator(StrEnum):
     """How QEMU runs the guest's instructions."""
@@ -117,7 +122,7 @@ def idle_arguments(shape: MachineShape, *, tpm_socket: Path, monitor_fd: int, qt
         "-accel",
         Accelerator.TCG.value,
         "-cpu",
-        f"max,vendor={shape.cpu_vendor}",
+        _emulated_processor(shape),
     ]
     for index, _ in enumerate(shape.disks):
         arguments += ["-blockdev", f"driver=null-co,node-name=disk{index},read-zeroes=on"]
@@ -142,7 +147,13 @@ def escape(path: Path) -> str:
 def _processor(shape: MachineShape, accelerator: Accelerator) -> str:
     # KVM shows the host's own width of addresses unless told otherwise; TCG knows only this one.
     width = f"host-phys-bits=off,phys-bits={shape.PHYSICAL_BITS}"
-    return f"host,{width}" if accelerator is Accelerator.KVM else f"max,vendor={shape.cpu_vendor}"
+    if accelerator is Accelerator.KVM:
+        return f"host,{width}"
+    return _emulated_processor(shape)
+
+
+def _emulated_processor(shape: MachineShape) -> str:
+    return f"max,vendor={shape.cpu_vendor},{_WORDWISE}"
 
 
 def _disk_device(disk: Disk, index: int, *, first: bool, serial: str) -> str:

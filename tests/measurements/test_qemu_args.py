@@ -80,7 +80,7 @@ def test_back_ends() -> None:
 
 
 def test_processors_of_both_accelerators_have_one_address_width() -> None:
-    assert "max,vendor=AuthenticAMD" in _run(SHAPE)
+    assert "max,vendor=AuthenticAMD,erms=off,fsrm=off" in _run(SHAPE)
     assert "host,host-phys-bits=off,phys-bits=40" in _run(SHAPE, Accelerator.KVM)
 
 
