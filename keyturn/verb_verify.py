@@ -211,14 +211,25 @@ def _verify_receipt(
 
 
 def _with_chain(bundle: Bundle, anchors: VerifierAnchors, rpc: str) -> Bundle:
-    """The bundle with proofs at the block that its receipt names; the receipt is verified afterwards."""
+    """The bundle with proofs at the block that its receipt names and at that of its anchor; everything is
+    verified afterwards.
+    """
+    import contextlib
     import dataclasses
 
-    from keyturn.verify_inputs import ProvingNode, fetch_chain
+    from keyturn.proving_node import ProvingNode, fetch_anchoring, fetch_chain
     from kms.receipt import parse_envelope, parse_receipt
+    from measurements.errors import FormatError
 
-    receipt = parse_receipt(parse_envelope(bundle.receipt).payload)
-    return dataclasses.replace(bundle, chain=fetch_chain(ProvingNode(rpc), receipt, anchors.pins))
+    receipt, node = parse_receipt(parse_envelope(bundle.receipt).payload), ProvingNode(rpc)
+    chain, anchoring = fetch_chain(node, receipt, anchors.pins), None
+    position = receipt.outcome.chain
+    assert position is not None  # or there were no proofs
+    with contextlib.suppress(FormatError):  # a batch that is none fails its own check
+        anchoring = bundle.batch and fetch_anchoring(
+            node, bundle.batch, anchors.pins.pin.contract, first=position.block_number
+        )
+    return dataclasses.replace(bundle, chain=chain, anchoring=anchoring)
 
 
 def _now() -> int:

@@ -1,4 +1,4 @@
-"""What ``keyturn verify`` reads: files, trust anchors, and proofs from a live node."""
+"""What ``keyturn verify`` reads: files and trust anchors."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keyturn.input_files import read_certificates, read_document
-from kms.rpc import RpcNode
-from measurements.errors import KeyturnError, RefusedError
+from measurements.errors import KeyturnError
 
 if TYPE_CHECKING:
     from kms.bundle import Bundle
-    from kms.chain_view import ChainPins
-    from kms.receipt import Receipt
     from kms.verification import VerifierAnchors
 
 _REPORT_DATA = re.compile(r"[0-9a-f]{128}")
@@ -25,12 +22,6 @@ class VerifyUsageError(KeyturnError):
     """Options that say too little or nothing sensible."""
 
     code = "verify-usage"
-
-
-class NotFinalError(RefusedError):
-    """A receipt of a block that the node does not call final, or of another chain."""
-
-    code = "not-final"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,6 +119,7 @@ def read_receipt_parts(files: ReceiptFiles) -> Bundle:
         evidence=_optional(files.evidence),
         reference=_optional(files.reference),
         chain=None,
+        anchoring=None,
     )
 
 
@@ -151,55 +143,5 @@ def _batch(answer: Any, inclusion: Any) -> Any:
     return next((one for one in found if one.get("root") == wanted), None)
 
 
-class ProvingNode(RpcNode):
-    """A node whose answers are kept as they came, for a bundle."""
-
-    def block(self, number: int) -> dict[str, Any]:
-        """``eth_getBlockByNumber``."""
-        return self._object("eth_getBlockByNumber", hex(number), False)
-
-    def raw_proof(self, address: bytes, slots: Sequence[bytes], *, block: int) -> dict[str, Any]:
-        """``eth_getProof``."""
-        names = [f"0x{slot.hex()}" for slot in slots]
-        return self._object("eth_getProof", f"0x{address.hex()}", names, hex(block))
-
-
-def fetch_chain(node: ProvingNode, receipt: Receipt, pins: ChainPins) -> dict[str, Any]:
-    """Header and proofs at the block of ``receipt``, which need not be verified. Raises ``NodeError``,
-    ``NotFinalError``, and ``RefusalError`` where the chain does not know the reference values.
-    """
-    from contracts import layout
-    from kms.bundle import header_part, proof_part
-    from kms.chain_proof import parse_header, parse_proof
-    from kms.chain_view import app_slots, named_image, registry_slots
-    from kms.policy_tree import receipt_query
-
-    position = receipt.outcome.chain
-    if position is None:
-        raise _not_final("the receipt names no block")
-    if node.chain_id() != pins.pin.chain_id:
-        raise _not_final("the node is of another chain than the trusted one")
-    if node.finalized().number < position.block_number:
-        raise _not_final(f"the node has not finalized block {position.block_number}")
-    number, query = position.block_number, receipt_query(receipt)
-    block = node.block(number)
-    registry = node.raw_proof(pins.pin.contract, registry_slots(query), block=number)
-    image_id = named_image(parse_proof(registry), head=parse_header(block), pins=pins, query=query)
-    image = node.raw_proof(pins.pin.contract, layout.image_slots(image_id), block=number)
-    app = node.raw_proof(query.app_id, app_slots(query, image_id), block=number)
-    return {
-        "header": header_part(block),
-        "registry": proof_part(registry),
-        "image": proof_part(image),
-        "app": proof_part(app),
-    }
-
-
 def _usage(reason: str, subject: str) -> VerifyUsageError:
     return VerifyUsageError(reason, subject=subject, advice="see keyturn verify --help")
-
-
-def _not_final(reason: str) -> NotFinalError:
-    return NotFinalError(
-        reason, subject="chain", advice="ask a synchronised node of the trusted chain that keeps this block"
-    )

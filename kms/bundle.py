@@ -7,7 +7,10 @@ Layout (docs/formats.md, "Bundle"); a part that is absent is ``null``, and then 
      "batch": {"kms_id", "from_seq", "to_seq", "root", "signature"},
      "kms": {"ed25519": hex, "secp256k1": hex},
      "evidence": {...}, "reference": {...},
-     "chain": {"header": {...}, "registry": proof, "image": proof, "app": proof}}
+     "chain": {"header": {...}, "registry": proof, "image": proof, "app": proof},
+     "anchoring": {"header": {...}, "index": int, "proof": [...]}}
+
+``anchoring`` is that of ``kms.anchor_proof``.
 
 ``header`` has the members of ``eth_getBlockByNumber`` that its hash covers, and ``hash``; ``proof`` is
 ``{"accountProof": [...], "storageProof": [{"key", "proof"}]}`` of ``eth_getProof``. Reading a bundle checks
@@ -26,6 +29,7 @@ from eth_utils.exceptions import ValidationError
 
 from attestation.evidence import Evidence, parse_evidence
 from attestation.verdict import CheckFailedError, CheckList, Verdict
+from kms.anchor_proof import AnchorProof, parse_anchor_proof
 from kms.anchors import SIGNATURE_SIZE, Anchor, SignedAnchor
 from kms.chain_proof import MOST_NODES, AccountProof, Header, parse_header, parse_proof
 from kms.receipt import Envelope, parse_envelope
@@ -79,13 +83,14 @@ class Bundle:
     evidence: Any
     reference: Any
     chain: Any
+    anchoring: Any
 
     def as_json(self) -> dict[str, Any]:
         """The document."""
         return {"type": TYPE, **{name: getattr(self, name) for name in PART_NAMES}}
 
 
-PART_NAMES = ("receipt", "inclusion", "batch", "kms", "evidence", "reference", "chain")
+PART_NAMES = ("receipt", "inclusion", "batch", "kms", "evidence", "reference", "chain", "anchoring")
 PART_CHECKS = tuple(f"part-{name}" for name in PART_NAMES)
 
 
@@ -131,6 +136,7 @@ class Parts:
     evidence: Evidence | None
     reference: Reference | None
     chain: ChainPart | None
+    anchoring: AnchorProof | None
 
 
 def parse_bundle(data: bytes) -> Bundle:
@@ -165,6 +171,7 @@ def read_parts(bundle: Bundle) -> Parts:
     evidence = read("evidence", parse_evidence)
     reference = read("reference", _parse_reference)
     chain = read("chain", parse_chain)
+    anchoring = read("anchoring", parse_anchoring)
     return Parts(
         verdict=Verdict(checks=tuple(check for verdict in made for check in verdict.checks)),
         receipt=receipt,
@@ -174,6 +181,7 @@ def read_parts(bundle: Bundle) -> Parts:
         evidence=evidence,
         reference=reference,
         chain=chain,
+        anchoring=anchoring,
     )
 
 
@@ -238,13 +246,19 @@ def parse_chain(document: Any) -> ChainPart:
     """Header and proofs at one block."""
     fields = Fields(document, subject="chain")
     chain = ChainPart(
-        header=_parse_header(fields.raw("header")),
+        header=parse_header(_header_fields(fields.raw("header"), "chain")),
         registry=_parse_proof(fields.raw("registry"), "registry"),
         image=_parse_proof(fields.raw("image"), "image"),
         app=_parse_proof(fields.raw("app"), "app"),
     )
     fields.done()
     return chain
+
+
+def parse_anchoring(document: Any) -> AnchorProof:
+    """Header and receipt of the transaction that anchored the batch."""
+    fields = Fields(document, subject="anchoring")
+    return parse_anchor_proof(_header_fields(fields.raw("header"), "anchoring"), fields)
 
 
 def header_part(block: Mapping[str, Any]) -> dict[str, Any]:
@@ -262,15 +276,15 @@ def proof_part(answer: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _parse_header(document: Any) -> Header:
-    fields = Fields(document, subject="chain, header")
+def _header_fields(document: Any, subject: str) -> Mapping[str, Any]:
+    fields = Fields(document, subject=f"{subject}, header")
     for key in HEADER_KEYS:
         fields.raw(key)
     for key in LATER_HEADER_KEYS:
         if key in fields.document:
             fields.raw(key)
     fields.done()
-    return parse_header(fields.document)
+    return fields.document
 
 
 def _parse_proof(document: Any, name: str) -> AccountProof:

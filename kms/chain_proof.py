@@ -66,12 +66,13 @@ _LATER_FIELDS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Header:
-    """What is used of a block's header; hash and state root are 32 bytes, time is seconds since 1970."""
+    """What is used of a block's header; hash and roots are 32 bytes, time is seconds since 1970."""
 
     number: int
     hash: bytes
     time: int
     state_root: bytes
+    receipts_root: bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,6 +108,7 @@ def parse_header(block: Mapping[str, Any]) -> Header:
         hash=digest,
         time=quantity(block["timestamp"]),
         state_root=data(block["stateRoot"], size=WORD_SIZE),
+        receipts_root=data(block["receiptsRoot"], size=WORD_SIZE),
     )
 
 
@@ -125,7 +127,7 @@ def parse_proof(answer: Mapping[str, Any]) -> AccountProof:
 
 def prove_account(proof: AccountProof, *, state_root: bytes, address: bytes) -> Account:
     """The account at ``address`` (20 bytes), which must exist."""
-    value = _prove(proof.account, root=state_root, key=keccak(address))
+    value = prove_value(proof.account, root=state_root, key=keccak(address))
     if not value:
         _refuse(RefusalCode.PROOF, f"there is no account 0x{address.hex()} in this block")
     fields = _decode(value)
@@ -139,7 +141,7 @@ def prove_word(proof: AccountProof, *, account: Account, slot: bytes) -> bytes:
     nodes = proof.storage.get(slot)
     if nodes is None:
         _refuse(RefusalCode.PROOF, f"slot {slot.hex()} was not proven")
-    value = _prove(nodes, root=account.storage_root, key=keccak(slot))
+    value = prove_value(nodes, root=account.storage_root, key=keccak(slot))
     word = _decode(value) if value else b""
     if not isinstance(word, bytes) or len(word) > WORD_SIZE or word[:1] == b"\0":
         _refuse(RefusalCode.PROOF, f"slot {slot.hex()} does not hold an integer")
@@ -176,13 +178,13 @@ def _nodes(value: object) -> tuple[bytes, ...]:
     return tuple(data(node) for node in value)
 
 
-def _prove(nodes: Sequence[bytes], *, root: bytes, key: bytes) -> bytes:
-    """Value under ``key``, or nothing where the proof shows its absence."""
+def prove_value(nodes: Sequence[bytes], *, root: bytes, key: bytes) -> bytes:
+    """Value under ``key`` in the trie of ``root``, or nothing where the proof shows its absence."""
     if root == EMPTY_TRIE and tuple(nodes) in ((), (b"\x80",)):
         return b""
     decoded = [_decode(node) for node in nodes]
     if not nodes or keccak(nodes[0]) != root:
-        _refuse(RefusalCode.PROOF, "the proof does not begin at the state root")
+        _refuse(RefusalCode.PROOF, "the proof does not begin at the root")
     if any(keccak(child) not in parent for parent, child in pairwise(nodes)):
         _refuse(RefusalCode.PROOF, "the proof's nodes do not follow each other")
     try:

@@ -1,13 +1,14 @@
 """Verification of one key release from its bundle, as one tree:
 
-parts → hardware root → firmware → kernel → root → app → KMS receipt → policy at block N.
+parts → hardware root → firmware → kernel → root → app → KMS receipt → anchored batch → policy at block N.
 
 A pure function of bundle, trust anchors and clock. The evidence is held against the report data that the KMS
 signed, at the time of the receipt; the policy against the block that the receipt names. Names and order of
 checks are those of ``attestation.evidence_tree`` and of ``RECEIPT_CHECKS`` and ``kms.policy_tree``.
 
 What rests on the word of the KMS: that attestation key and EK sit in one TPM (the credential was opened),
-that report data holds the KMS's fresh nonce, the time, and which block was final.
+that report data holds the KMS's fresh nonce, the time, and which block was final. That the anchor's block is
+final is the word of the node that was asked for it.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from attestation.evidence_tree import (
 from attestation.tpm_evidence import LogPart
 from attestation.verdict import CheckFailedError, CheckList, Verdict
 from attestation.verdict_tree import Group, Tree, group_of
+from kms.anchor_proof import ANCHOR_CHECKS, check_anchor
 from kms.anchors import Anchor, anchor_signer
 from kms.bundle import PART_CHECKS, Bundle, KmsKeys, Parts, read_parts
 from kms.chain_view import ChainPins
@@ -84,13 +86,14 @@ class VerifierAnchors:
 def verify_bundle(bundle: Bundle, anchors: VerifierAnchors, *, now: int) -> Tree:
     """The whole tree; bad parts are failed checks, never errors. ``now`` is in seconds since 1970."""
     parts = read_parts(bundle)
-    core, agreement, batch, policy = CheckList(), CheckList(), CheckList(), CheckList()
+    core, agreement, batch, anchored, policy = (CheckList() for _ in range(5))
     receipt = _receipt(core, parts, anchors, now=now)
     evidence = _evidence(parts, receipt, anchors)
     with suppress(CheckFailedError):
         _check_agreement(agreement, receipt, parts, evidence.facts)
     with suppress(CheckFailedError):
         _check_batch(batch, receipt, parts)
+        _check_anchoring(anchored, receipt, parts)
     if receipt is not None and parts.chain is not None and parts.kms is not None:
         with suppress(CheckFailedError):
             check_policy_tree(policy, receipt, parts.chain, anchors.pins, signer=parts.kms.address)
@@ -100,6 +103,7 @@ def verify_bundle(bundle: Bundle, anchors: VerifierAnchors, *, now: int) -> Tree
             group_of("parts", "parts of the bundle", PART_CHECKS, parts.verdict),
             *evidence.groups,
             group_of("receipt", "KMS receipt", RECEIPT_CHECKS, Verdict(checks=made)),
+            group_of("anchor", "anchored on chain", ANCHOR_CHECKS, anchored.verdict()),
             _policy_group(receipt, policy.verdict()),
         )
     )
@@ -297,6 +301,15 @@ def _check_batch(checks: CheckList, receipt: Receipt | None, parts: Parts) -> No
         reason="the batch is not signed by this KMS for this registry",
         advice="take the signed batch from the KMS",
     )
+
+
+def _check_anchoring(checks: CheckList, receipt: Receipt | None, parts: Parts) -> None:
+    """That the receipt's registry, which ``chain-pin`` compares with the trusted one, kept the batch."""
+    if receipt is None or parts.batch is None or parts.anchoring is None:
+        return
+    position = receipt.outcome.chain
+    assert position is not None  # every release has it
+    check_anchor(checks, parts.anchoring, parts.batch.anchor, position)
 
 
 def _batch(anchor: Anchor) -> str:

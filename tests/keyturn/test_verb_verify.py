@@ -154,6 +154,7 @@ class Rpc(http.server.BaseHTTPRequestHandler):
 
     chain: FakeChain
     asked_id: int
+    ahead: int
 
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -162,7 +163,13 @@ class Rpc(http.server.BaseHTTPRequestHandler):
         if request["method"] == "eth_chainId":
             result = hex(self.asked_id)
         elif request["method"] == "eth_getBlockByNumber":
-            result = self.chain.block()
+            number = parameters[0]
+            known = number not in ("latest", "finalized")
+            result = self.chain.block(int(number, 16) if known else self.chain.number + self.ahead)
+        elif request["method"] == "eth_getLogs":
+            result = self.chain.logs() if self.ahead else []
+        elif request["method"] == "eth_getBlockReceipts":
+            result = self.chain.receipts
         else:
             slots = [bytes.fromhex(slot[2:]) for slot in parameters[1]]
             result = self.chain.proof_answer(bytes.fromhex(parameters[0][2:]), slots)
@@ -178,7 +185,7 @@ class Rpc(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def rpc(released: tuple[Bundle, FakeChain]) -> Iterator[type[Rpc]]:
-    handler = type("Handler", (Rpc,), {"chain": released[1], "asked_id": PIN.chain_id})
+    handler = type("Handler", (Rpc,), {"chain": released[1], "asked_id": PIN.chain_id, "ahead": 1})
     server = http.server.HTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -213,10 +220,27 @@ def test_a_receipt_verifies_against_a_live_node(
     assert parse_bundle(kept.read_bytes()) == bundle
 
 
+def test_a_batch_that_is_not_on_chain_is_refused(
+    shell: Shell, released: tuple[Bundle, FakeChain], rpc: Any
+) -> None:
+    rpc.ahead = 0
+    assert shell.failures(*receipt_words(shell, released[0], rpc.url)) == (1, ["part-anchoring"])
+
+
+def test_attack_node_shows_other_receipts_than_the_block_has(
+    shell: Shell, released: tuple[Bundle, FakeChain], rpc: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain, real = released[1], released[1].block
+    blocks = {number: real(number) for number in (chain.number, chain.number + 1)}
+    monkeypatch.setattr(chain, "block", blocks.__getitem__)
+    monkeypatch.setattr(chain, "receipts", [*chain.receipts[:3], chain.receipts[0]])
+    assert shell.failures(*receipt_words(shell, released[0], rpc.url)) == (1, ["state-proof"])
+
+
 def test_a_receipt_alone_is_refused(shell: Shell, released: tuple[Bundle, FakeChain], rpc: Any) -> None:
     bundle = released[0]
     words = [shell.file("receipt.json", bundle.receipt), "--rpc", rpc.url, *trusted(shell, bundle)]
-    absent = ["part-inclusion", "part-batch", "part-kms", "part-evidence", "part-reference"]
+    absent = ["part-inclusion", "part-batch", "part-kms", "part-evidence", "part-reference", "part-anchoring"]
     assert shell.failures(*words) == (1, absent)
 
 
@@ -230,6 +254,7 @@ def test_a_node_of_another_chain_is_refused(
 def test_a_block_that_is_not_final_is_refused(
     shell: Shell, released: tuple[Bundle, FakeChain], rpc: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    rpc.ahead = 0
     monkeypatch.setattr(released[1], "number", 99)
     assert shell.failures(*receipt_words(shell, released[0], rpc.url)) == (1, ["not-final"])
 

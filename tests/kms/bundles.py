@@ -29,6 +29,7 @@ def make_bundle(world: World, guest: Guest) -> Bundle:
     assert batch is not None
     anchor, index = batch.anchor, recorded.receipt.seq - batch.anchor.from_seq
     path = inclusion_proof(world.kms.journal.payloads(anchor.from_seq, anchor.to_seq), index)
+    world.chain.anchor(anchor)
     query, chain = receipt_query(parse_receipt(recorded.envelope.payload)), world.chain
     identity = world.root.identity
     return Bundle(
@@ -50,6 +51,7 @@ def make_bundle(world: World, guest: Guest) -> Bundle:
             "image": proof_part(chain.proof_answer(chain.pin.contract, list(layout.image_slots(IMAGE_ID)))),
             "app": proof_part(chain.proof_answer(APP_ID, app_slots(query, IMAGE_ID))),
         },
+        anchoring=chain.anchoring(),
     )
 
 

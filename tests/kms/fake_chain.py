@@ -10,6 +10,9 @@ from trie.hexary import HexaryTrie
 
 from contracts import layout
 from contracts.layout import NEVER, Entry
+from kms.anchor_proof import Log, anchor_log, encode_receipt, prove_receipt
+from kms.anchors import Anchor
+from kms.bundle import header_part
 from kms.chain_proof import AccountProof, Header, parse_header, parse_proof
 from kms.chain_view import ChainPins, PolicyQuery
 from kms.root_key import ChainPin
@@ -28,6 +31,7 @@ QUERY = PolicyQuery(
     app_id=APP_ID,
     app_hash=b"\xa2" * 32,
 )
+ANCHOR_INDEX = 2
 ALLOWED = Entry(not_before=NOW - 1000, not_after=NEVER, revoked=False, exists=True)
 
 Storage = dict[bytes, bytes]
@@ -93,6 +97,7 @@ class FakeChain:
         self.registry_code, self.app_code = REGISTRY_CODE, APP_CODE
         self.number, self.time = 100, NOW - 30
         self.id = pin.chain_id
+        self.receipts: list[dict[str, Any]] = []
 
     def chain_id(self) -> int:
         return self.id
@@ -104,21 +109,52 @@ class FakeChain:
         assert block == self.number
         return parse_proof(self.proof_answer(address, slots))
 
-    def block(self) -> dict[str, Any]:
-        """``eth_getBlockByNumber``."""
+    def anchor(self, anchor: Anchor) -> None:
+        """Keep a batch in the next block, between transactions of others."""
+        log = anchor_log(anchor, self.pin.contract)
+        others = [
+            transaction(kind=kind, logs=[Log(address=b"\x66" * 20, topics=(), data=b"")]) for kind in (0, 2)
+        ]
+        self.receipts = [*others, transaction(kind=2, logs=[log]), transaction(kind=3, logs=[])]
+
+    def anchoring(self) -> dict[str, Any]:
+        """The part of a bundle for the batch that was anchored last."""
+        block = self.block(self.number + 1)
+        root = bytes.fromhex(block["receiptsRoot"][2:])
+        return {
+            "header": header_part(block),
+            "index": ANCHOR_INDEX,
+            "proof": prove_receipt(self.receipts, ANCHOR_INDEX, root=root),
+        }
+
+    def logs(self) -> list[dict[str, Any]]:
+        """``eth_getLogs`` for the registry, after the one block of state."""
+        return [
+            {**log, "blockNumber": hex(self.number + 1), "transactionIndex": hex(index)}
+            for index, receipt in enumerate(self.receipts)
+            for log in receipt["logs"]
+            if log["address"] == f"0x{self.pin.contract.hex()}"
+        ]
+
+    def block(self, number: int | None = None) -> dict[str, Any]:
+        """``eth_getBlockByNumber``: the block of the state, or the next one, which has the anchor."""
+        later = number is not None and number != self.number
+        receipts = HexaryTrie({})
+        for place, receipt in enumerate(self.receipts if later else []):
+            receipts[rlp.encode(place)] = encode_receipt(receipt)
         items = {
             "parentHash": bytes(32),
             "sha3Uncles": bytes(32),
             "miner": bytes(20),
             "stateRoot": self._state()[0].root_hash,
             "transactionsRoot": bytes(32),
-            "receiptsRoot": bytes(32),
+            "receiptsRoot": receipts.root_hash,
             "logsBloom": bytes(256),
             "difficulty": 0,
-            "number": self.number,
+            "number": self.number + later,
             "gasLimit": 30_000_000,
             "gasUsed": 0,
-            "timestamp": self.time,
+            "timestamp": self.time + 12 * later,
             "extraData": b"keyturn",
             "mixHash": bytes(32),
             "nonce": bytes(8),
@@ -163,6 +199,24 @@ class FakeChain:
         for filler in range(20):
             state[keccak(bytes([filler]))] = rlp.encode([b"", b"\x01", bytes(32), bytes(32)])
         return state, storages
+
+
+def transaction(*, kind: int, logs: list[Log], status: int = 1) -> dict[str, Any]:
+    """A receipt as ``eth_getBlockReceipts`` shows it."""
+    return {
+        "type": hex(kind),
+        "status": hex(status),
+        "cumulativeGasUsed": hex(21000 * (kind + 1)),
+        "logsBloom": f"0x{bytes(256).hex()}",
+        "logs": [
+            {
+                "address": f"0x{log.address.hex()}",
+                "topics": [f"0x{topic.hex()}" for topic in log.topics],
+                "data": f"0x{log.data.hex()}",
+            }
+            for log in logs
+        ],
+    }
 
 
 def _nodes(trie: Any, key: bytes) -> list[str]:

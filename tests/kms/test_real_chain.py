@@ -11,13 +11,19 @@ from pathlib import Path
 
 import pytest
 
+from attestation.verdict import CheckList
 from contracts import binding, policy
 from contracts.artefacts import ContractName, artefact
 from contracts.binding import AppSettings, Call
 from contracts.dev_chain import DevChain, dev_chain, find_anvil
 from contracts.signers import KeySigner
+from keyturn.proving_node import ProvingNode, fetch_anchoring
+from kms.anchor_proof import check_anchor
+from kms.anchors import SignedAnchor
+from kms.bundle import parse_anchoring
 from kms.chain_view import ChainPins
 from kms.journal import Journal
+from kms.receipt import ChainPosition
 from kms.release import JournalledRefusalError, Kms, TrustAnchors
 from kms.root_key import ChainPin, RootKey
 from kms.rpc import RpcNode
@@ -176,3 +182,20 @@ def test_from_the_first_allow_to_the_anchor(real: RealWorld) -> None:
     web3 = binding.connect(real.chain.url)
     receipt = binding.send(web3, real.guardian, policy.anchor(real.registry, sent))
     assert receipt["status"] == 1
+    assert_proven(real, batch, position)
+
+
+def assert_proven(world: RealWorld, batch: SignedAnchor, position: ChainPosition) -> None:
+    """The node's receipts yield the root in its header, and they hold the anchor, once it is final."""
+    node = ProvingNode(world.chain.url)
+    assert (
+        fetch_anchoring(node, batch.as_json(), world.root.identity.pin.contract, first=position.block_number)
+        is None
+    )
+    world.chain.mine(3)
+    shown = fetch_anchoring(
+        node, batch.as_json(), world.root.identity.pin.contract, first=position.block_number
+    )
+    checks = CheckList()
+    check_anchor(checks, parse_anchoring(shown), batch.anchor, position)
+    assert checks.verdict().passed

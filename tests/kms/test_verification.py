@@ -74,6 +74,7 @@ def test_a_whole_release_verifies(released: tuple[Bundle, VerifierAnchors]) -> N
         "root",
         "app",
         "receipt",
+        "anchor",
         "policy",
     ]
     assert tree.groups[-1].title == "policy at block 100"
@@ -168,6 +169,9 @@ FLIPS: list[tuple[str, tuple[str | int, ...], str]] = [
     ("chain", ("image", "storageProof", 0, "key"), "policy-words"),
     ("chain", ("app", "accountProof", 0), "state-proof"),
     ("chain", ("app", "storageProof", 0, "proof", 0), "policy-words"),
+    ("anchoring", ("header", "receiptsRoot"), "part-anchoring"),
+    ("anchoring", ("proof", 0), "anchored-on-chain"),
+    ("anchoring", ("proof", -1), "anchored-on-chain"),
 ]
 
 
@@ -276,6 +280,7 @@ def test_a_refusal_shows_no_release(world: World) -> None:
         evidence=asked["evidence"],
         reference=reference_document(BOOTED[0]),
         chain=None,
+        anchoring=None,
     )
     tree = verify_bundle(bundle, anchors_of(world), now=NOW)
     found = {check.name: check for check in tree.failures}
