@@ -36,6 +36,7 @@ from guest_agent.release_machine import (
     step,
 )
 from guest_agent.sealed_keys import KeyOwner, derive_sealed_key, open_root
+from guest_agent.socket_api import ReleaseProof
 from measurements.app_manifest import AppManifest, KeyKind, ProviderMode, app_hash, parse_manifest
 from measurements.canonical import Json
 from measurements.config_disk import Config, check_config, config_hash, parse_config, read_frame
@@ -228,9 +229,16 @@ class AppBoot:
         app = self._known_app()
         if app.manifest.key_provider.mode is ProviderMode.TPM_SEAL:
             self._around.configure_network(app.config)
-        receipt = None if self._released is None else self._released.receipt.envelope
-        services = AppServices(self._image, app, self._held_keys(), self._log, self.evidence, receipt)
+        services = AppServices(
+            self._image, app, self._held_keys(), self._log, self.evidence, self._released_by()
+        )
         return WorkloadEnded(self._around.run_workload(app, services))
+
+    def _released_by(self) -> ReleaseProof | None:
+        released = self._released
+        return (
+            None if released is None else ReleaseProof(released.receipt.envelope, released.release.evidence)
+        )
 
     def activate(self, id_object: bytes, encrypted_secret: bytes) -> bytes:
         """The credential's secret (``key_transport.Hardware``)."""
@@ -275,7 +283,7 @@ class AppServices(NamedTuple):
     keys: KeyStore
     log: RegisterLog
     quote: Callable[[bytes], Json]
-    envelope: Json
+    proof: ReleaseProof | None
 
     def info(self) -> Json:
         """Who the app is, and what was measured."""
@@ -292,7 +300,7 @@ class AppServices(NamedTuple):
             },
             "image": {"name": self.image.name, "version": self.image.version, "dev": self.image.dev},
             "events": [{"name": event.name, "payload": event.payload.hex()} for event in self.log.events],
-            "receipt": self.envelope,
+            "receipt": self.receipt(),
         }
 
     def key(self, path: str, kind: KeyKind) -> HeldKey:
@@ -309,7 +317,11 @@ class AppServices(NamedTuple):
 
     def receipt(self) -> Json:
         """The receipt's envelope."""
-        return self.envelope
+        return None if self.proof is None else self.proof.receipt
+
+    def release(self) -> ReleaseProof | None:
+        """Receipt and evidence of the release."""
+        return self.proof
 
 
 def _reference(config: Config) -> ReferenceValues:

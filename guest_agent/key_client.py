@@ -224,6 +224,7 @@ def expected_release(request: Request, challenge: Challenge, client_nonce: bytes
         app_hash=app_hash(request.app_manifest),
         report_data=report_data(request, challenge, client_nonce),
         evidence_hash=_hash_json(evidence),
+        evidence=evidence,
         keys=request.keys,
     )
 

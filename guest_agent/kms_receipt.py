@@ -69,7 +69,7 @@ class Signer(NamedTuple):
 
 
 class Release(NamedTuple):
-    """What a receipt of this release must say."""
+    """What a receipt of this release must say; ``evidence`` is the evidence that has its evidence hash."""
 
     pin: Pin
     nonce: bytes
@@ -80,6 +80,7 @@ class Release(NamedTuple):
     app_hash: bytes
     report_data: bytes
     evidence_hash: bytes
+    evidence: Json
     keys: tuple[KeyRequest, ...]
 
 

@@ -37,6 +37,19 @@ class NoSuchCallError(FormatError):
     code = "no-call"
 
 
+class NoReleaseError(KeyturnError):
+    """No KMS released the keys of this boot."""
+
+    code = "no-release"
+
+
+class ReleaseProof(NamedTuple):
+    """How the keys of this boot were released: the receipt's envelope, and the evidence that the KMS saw."""
+
+    receipt: Json
+    evidence: Json
+
+
 class Services(Protocol):
     """What the calls are made of."""
 
@@ -54,6 +67,9 @@ class Services(Protocol):
 
     def receipt(self) -> Json:
         """The envelope of this boot's receipt; ``None`` without a KMS."""
+
+    def release(self) -> ReleaseProof | None:
+        """Receipt and evidence of the release; ``None`` without a KMS."""
 
 
 class Answer(NamedTuple):
@@ -76,7 +92,7 @@ def answer(services: Services, head: Head, body: bytes) -> Answer:
                 "there is no such call", subject=head.path, advice="see docs/formats.md, Socket"
             )
         return Answer(200, call(services, body))
-    except (NoKeyError, NoSuchCallError) as error:
+    except (NoKeyError, NoReleaseError, NoSuchCallError) as error:
         return error_answer(404, error)
     except FormatError as error:
         return error_answer(400, error)
@@ -127,8 +143,20 @@ def _sign(services: Services, body: bytes) -> Json:
     }
 
 
+def _release(services: Services, body: bytes) -> Json:
+    if body:
+        raise _error("a GET has no body")
+    proof = services.release()
+    if proof is None:
+        raise NoReleaseError(
+            "no KMS released the keys", subject="release", advice="use an app whose key provider is a KMS"
+        )
+    return {"receipt": proof.receipt, "evidence": proof.evidence}
+
+
 _CALLS: dict[tuple[str, str], Callable[[Services, bytes], Json]] = {
     ("GET", "/v1/info"): _info,
+    ("GET", "/v1/release"): _release,
     ("POST", "/v1/key"): _key,
     ("POST", "/v1/quote"): _quote,
     ("POST", "/v1/sign"): _sign,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import functools
+import hashlib
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,6 +22,7 @@ from guest_agent.register_log import RegisterLog, RegisterLogError
 from guest_agent.socket_api import Services
 from guest_agent.tpm_commands import TpmError
 from measurements.app_manifest import KeyKind, app_hash
+from measurements.canonical import encode_canonical
 from measurements.config_disk import Config, encode_config, frame_config
 from measurements.errors import FormatError, KeyturnError, RefusedError
 from measurements.image_facts import ImageFacts
@@ -224,6 +228,12 @@ class TestWithAKms:
         assert typed.key("web/signing", KeyKind.ED25519).epoch == 3
         evidence = parse_evidence(typed.evidence(bytes(64)))
         assert parse_full_log(evidence.runtime_events).storage is Storage.FORMATTED
+        proof = typed.release()
+        assert proof is not None
+        assert proof.receipt == typed.receipt()
+        payload = json.loads(base64.b64decode(json.loads(json.dumps(proof.receipt))["payload"]))
+        assert payload["evidence_hash"] == hashlib.sha256(encode_canonical(proof.evidence)).hexdigest()
+        parse_release_log(parse_evidence(proof.evidence).runtime_events)
 
     def test_no_secret_on_the_console(self, bench: Bench) -> None:
         bench.boot()

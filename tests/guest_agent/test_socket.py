@@ -23,7 +23,7 @@ from guest_agent.http_message import MAX_BODY, MAX_HEAD, Head, HttpError, parse_
 from guest_agent.keys import SIGN_PREFIX, STORAGE_KEY, HeldKey, KeyStore, Signature
 from guest_agent.register_log import RegisterLogError
 from guest_agent.sealed_keys import KeyOwner, derive_sealed_key
-from guest_agent.socket_api import answer
+from guest_agent.socket_api import ReleaseProof, answer
 from guest_agent.socket_server import CONNECTIONS, SocketServer
 from measurements.app_manifest import KeyKind
 from measurements.canonical import Json, encode_canonical
@@ -40,6 +40,7 @@ class App:
         keys = [derive_sealed_key(bytes(range(64)), OWNER, wanted) for wanted in WANTED]
         self.keys = KeyStore(keys, wanted=WANTED)
         self.failure: Exception | None = None
+        self.proof: ReleaseProof | None = ReleaseProof(RECEIPT, {"type": "evidence"})
 
     def info(self) -> Json:
         if self.failure is not None:
@@ -57,6 +58,9 @@ class App:
 
     def receipt(self) -> Json:
         return RECEIPT
+
+    def release(self) -> ReleaseProof | None:
+        return self.proof
 
 
 def call(method: str, path: str, document: Any = None, *, app: App | None = None) -> tuple[int, Any]:
@@ -88,6 +92,20 @@ class TestCalls:
         assert evidence["quoted"] == quote_report_data("app", b"\xab" * 64).hex()
         assert evidence["quoted"] != "ab" * 64
 
+    def test_how_the_keys_were_released(self) -> None:
+        proof = {"receipt": RECEIPT, "evidence": {"type": "evidence"}}
+        assert call("GET", "/v1/release") == (200, proof)
+
+    def test_without_a_kms_there_is_no_release(self) -> None:
+        app = App()
+        app.proof = None
+        status, shown = call("GET", "/v1/release", app=app)
+        assert (status, shown["error"]["code"]) == (404, "no-release")
+
+    @pytest.mark.parametrize("path", ["/v1/info", "/v1/release"])
+    def test_a_get_has_no_body(self, path: str) -> None:
+        assert call("GET", path, {})[0] == 400
+
     @pytest.mark.parametrize(
         ("path", "document"),
         [
@@ -97,6 +115,7 @@ class TestCalls:
             ("/v1/sign", {"path": "other", "data": ""}),
             ("/v1/other", {}),
             ("/v1/info", {}),
+            ("/v1/release", {}),
         ],
     )
     def test_what_is_not_there(self, path: str, document: Any) -> None:
