@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from guest_agent import console
+from guest_agent import console, timeline
 from guest_agent.facts import read_facts
 from guest_agent.mounts import mount_all
 from guest_agent.phases import Boot, Phase
@@ -17,6 +17,7 @@ from guest_agent.power import event_devices, listen, wait_for_stop
 from guest_agent.registers import read_banks, read_event_log
 from guest_agent.tpm_commands import extend
 from measurements.boot_report import BootReport, frame_report
+from measurements.boot_timeline import Moment
 from measurements.errors import KeyturnError
 from measurements.image_facts import IMAGE_FACTS, ImageFacts, parse_facts
 from measurements.runtime_events import DEV_IMAGE, RUNTIME_BANKS, RUNTIME_PCR, RuntimeEvent, event_digest
@@ -39,6 +40,7 @@ def run_on_console(*, started_us: int) -> int:
 
 def run(*, started_us: int) -> None:
     """All phases, in order."""
+    timeline.BOOT.mark(Moment.AGENT, at_us=started_us)
     console.detach_input()
     console.silence_kernel()
     boot = Boot().enter(Phase.MOUNT)
@@ -71,6 +73,7 @@ def run(*, started_us: int) -> None:
         report_us=time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000,
     )
     console.write(frame_report(report))
+    timeline.BOOT.mark(Moment.REPORT)
 
     boot.enter(Phase.WAIT)
     console.say(f"stops: {wait(image, events, power)}")

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import BinaryIO, NamedTuple, Protocol
 
 from attestation.evidence import Evidence, evidence_document
-from guest_agent import key_client
+from guest_agent import key_client, timeline
 from guest_agent.backend import Backend
 from guest_agent.key_transport import confirm_format, release_keys, try_each
 from guest_agent.keys import HeldKey, KeyStore, Signature, wanted_keys
@@ -38,6 +38,7 @@ from guest_agent.release_machine import (
 from guest_agent.sealed_keys import KeyOwner, derive_sealed_key, open_root
 from guest_agent.socket_api import ReleaseProof
 from measurements.app_manifest import AppManifest, KeyKind, ProviderMode, app_hash, parse_manifest
+from measurements.boot_timeline import Moment
 from measurements.canonical import Json
 from measurements.config_disk import Config, check_config, config_hash, parse_config, read_frame
 from measurements.errors import KeyturnError, RefusedError
@@ -192,6 +193,7 @@ class AppBoot:
         )
         wanted = wanted_keys(app.manifest)
         self._keys = KeyStore([derive_sealed_key(root.secret, owner, key) for key in wanted], wanted=wanted)
+        timeline.BOOT.mark(Moment.KEYS)
         self._around.say(f"keys: from a root that the TPM seals, {'made now' if root.made else 'unsealed'}")
         return RootOpened(root.made)
 
@@ -215,6 +217,7 @@ class AppBoot:
         released = try_each(app.config.kms_urls, lambda kms: release_keys(kms, request, hpke_key, self))
         self._released, self._keys = released, released.keys
         kind = "DEVELOPMENT KMS" if released.signer.development else "KMS"
+        timeline.BOOT.mark(Moment.KEYS)
         self._around.say(f"keys: released by {kind} {provider.kms_root.hex()[:16]}")
         return KeysReceived(released.format_permitted)
 
@@ -250,6 +253,7 @@ class AppBoot:
         with self._evidence_lock:  # callers of the socket are threads, and the backend takes one at a time
             identity = self._backend.identity()
             quoted, events = self._log.quote(report_data)
+        timeline.BOOT.mark(Moment.QUOTE)
         return evidence_document(
             Evidence(
                 quote=quoted.quote,

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from guest_agent import console, container_roots, network, registers, storage
+from guest_agent import console, container_roots, network, registers, storage, timeline
 from guest_agent.app_boot import App, AppBoot, AppServices
 from guest_agent.containers import Workload
 from guest_agent.oci_config import SOCKET_PATH
@@ -26,6 +26,7 @@ from guest_agent.register_log import RegisterLog, encode_log
 from guest_agent.socket_server import SocketServer
 from guest_agent.supervision import Verdict
 from guest_agent.tpm_backend import open_tpm
+from measurements.boot_timeline import Moment, timeline_line
 from measurements.config_disk import Config
 from measurements.errors import RefusedError
 from measurements.image_facts import ImageFacts
@@ -85,6 +86,7 @@ class Machine:
         disk = storage.describe_disk(storage.find_disk(storage.DISK_SERIAL), storage_secret)
         opened = storage.provide(disk, target=DATA, format_permitted=may_format)
         self._data_mounted = True
+        timeline.BOOT.mark(Moment.DISK)
         self.say(f"data disk: {opened.name.lower()}")
         return Storage(opened.value)
 
@@ -101,12 +103,16 @@ class Machine:
                     containers, roots=roots, volumes=DATA, host_env=app.config.env, say=self.say
                 )
                 self.say("app: started")
-                outcome = workload.run(stop=stop)
+                outcome = workload.run(stop=stop, when_started=self._tell_timeline)
         finally:
             server.close()
             if self._data_mounted:
                 storage.release(DATA)
         return end_of(outcome.verdict)
+
+    def _tell_timeline(self) -> None:
+        timeline.BOOT.mark(Moment.CONTAINER)
+        self.say(timeline_line(timeline.BOOT.times))
 
     def say(self, line: str) -> None:
         """One line on the console."""

@@ -81,12 +81,16 @@ class Workload:
         """The state of all containers."""
         return self._app
 
-    def run(self, *, stop: int | None = None) -> Outcome:
-        """Run until the verdict, or until the descriptor ``stop`` is readable; nothing runs afterwards."""
+    def run(self, *, stop: int | None = None, when_started: Callable[[], None] = lambda: None) -> Outcome:
+        """Run until the verdict, or until the descriptor ``stop`` is readable; nothing runs afterwards.
+        ``when_started`` is called once, after the first starts.
+        """
         if stop is not None:
             self._poll.register(stop, select.POLLIN)
         verdict = Verdict.RUNNING
         try:
+            self._act(time.monotonic())
+            when_started()
             while verdict is Verdict.RUNNING:
                 self._act(time.monotonic())
                 ready = [descriptor for descriptor, _ in self._poll.poll(self._timeout())]
