@@ -22,6 +22,7 @@ from guest_agent.release_machine import (
     Configured,
     Confirmed,
     Effect,
+    EnvelopeOpened,
     Extend,
     Failed,
     ImageIdentified,
@@ -61,11 +62,17 @@ class AppBootError(RefusedError):
 
 
 class App(NamedTuple):
-    """The app as the config disk describes it."""
+    """The app as the config disk describes it. ``env`` are the variables that do not come from the manifest:
+    the host's, and once the owner's envelope is open the owner's. Never print it.
+    """
 
     config: Config
     manifest: AppManifest
     configured: Configured
+    env: dict[str, str]
+
+    def __repr__(self) -> str:
+        return f"App({self.manifest.name!r})"
 
 
 class Surroundings(Protocol):
@@ -83,6 +90,12 @@ class Surroundings(Protocol):
     def prepare_storage(self, storage_secret: bytes, *, may_format: bool) -> Storage:
         """Open the encrypted disk, and format it if that is permitted."""
 
+    def seen_envelope(self) -> bytes | None:
+        """The encrypted disk's record of the newest envelope, if there is one."""
+
+    def remember_envelope(self, record: bytes) -> None:
+        """Put the record on the encrypted disk, to stay."""
+
     def run_workload(self, app: App, services: AppServices) -> str:
         """Serve the socket, run the containers to their end; why they ended."""
 
@@ -96,8 +109,6 @@ def read_app(disk: BinaryIO) -> App:
     config = parse_config(document)
     manifest = parse_manifest(config.app_manifest)
     check_config(config, manifest)
-    if config.envelope is not None:
-        raise _error("there is an envelope, which this agent cannot open")
     configured = Configured(
         app_id=manifest.app_id,
         app_hash=app_hash(config.app_manifest),
@@ -105,8 +116,9 @@ def read_app(disk: BinaryIO) -> App:
         instance_id=config.instance_id,
         key_provider=provider_of(manifest),
         storage=manifest.storage is not None,
+        envelope=config.envelope is not None,
     )
-    return App(config, manifest, configured)
+    return App(config, manifest, configured, config.env)
 
 
 def provider_of(manifest: AppManifest) -> KeyProvider:
@@ -176,6 +188,8 @@ class AppBoot:
                 return self._request_keys()
             case Action.CONFIRM_FORMAT:
                 return self._confirm()
+            case Action.OPEN_ENVELOPE:
+                return self._open_envelope()
             case Action.START_WORKLOAD:
                 return self._run_workload()
 
@@ -227,6 +241,21 @@ class AppBoot:
             raise _error("there is no release to confirm")
         try_each(self._known_app().config.kms_urls, lambda kms: confirm_format(kms, released))
         return Confirmed()
+
+    def _open_envelope(self) -> Input:
+        from guest_agent.owner_envelope import accept_envelope
+
+        app = self._known_app()
+        accepted = accept_envelope(
+            app.config,
+            app.manifest,
+            key=self._held_keys().envelope_key(),
+            record=self._around.seen_envelope(),
+        )
+        self._around.remember_envelope(accepted.record)
+        self._app = app._replace(env=accepted.env)
+        self._around.say(f"envelope: opened, its counter is {accepted.counter}")
+        return EnvelopeOpened()
 
     def _run_workload(self) -> Input:
         app = self._known_app()

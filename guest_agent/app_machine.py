@@ -37,6 +37,12 @@ APP_SERIAL = "keyturn-app"
 FOLDER = Path("/run/keyturn")
 EVENTS = FOLDER / "events"
 DATA = str(FOLDER / "data")
+ENVELOPE_RECORD = Path(DATA, ".keyturn-envelope")
+"""No volume has this name, so no container sees it."""
+
+MAX_RECORD = 4096
+"""Bytes of the record; it has far fewer."""
+
 PACKAGES = "/usr/lib/python3/dist-packages"
 
 
@@ -90,6 +96,14 @@ class Machine:
         self.say(f"data disk: {opened.name.lower()}")
         return Storage(opened.value)
 
+    def seen_envelope(self) -> bytes | None:
+        """The record of the newest envelope."""
+        return read_record(ENVELOPE_RECORD)
+
+    def remember_envelope(self, record: bytes) -> None:
+        """Keep the record of the newest envelope."""
+        write_record(ENVELOPE_RECORD, record)
+
     def run_workload(self, app: App, services: AppServices) -> str:
         """Serve the socket and run the containers until they end or the machine is told to stop."""
         containers = app.manifest.containers
@@ -99,9 +113,7 @@ class Machine:
         server = SocketServer(Path(SOCKET_PATH), services)
         try:
             with stop_requests(self._buttons) as stop:
-                workload = Workload(
-                    containers, roots=roots, volumes=DATA, host_env=app.config.env, say=self.say
-                )
+                workload = Workload(containers, roots=roots, volumes=DATA, host_env=app.env, say=self.say)
                 self.say("app: started")
                 outcome = workload.run(stop=stop, when_started=self._tell_timeline)
         finally:
@@ -117,6 +129,30 @@ class Machine:
     def say(self, line: str) -> None:
         """One line on the console."""
         console.say(line)
+
+
+def read_record(path: Path) -> bytes | None:
+    """A small file of the encrypted disk, if it is there."""
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_RECORD)
+    except FileNotFoundError:
+        return None
+
+
+def write_record(path: Path, record: bytes) -> None:
+    """Replace the file as a whole; it has reached the disk when this returns."""
+    partial = path.with_name(path.name + ".new")
+    with partial.open("wb") as file:
+        file.write(record)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def end_of(verdict: Verdict) -> str:

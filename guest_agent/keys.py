@@ -23,6 +23,7 @@ PUBLIC_SIZES = {KeyKind.ED25519: 32, KeyKind.X25519: 32, KeyKind.SECP256K1: 33, 
 SIGN_PREFIX = b"keyturn-sign/1\0"
 AGENT_PATHS = "keyturn/"
 STORAGE_KEY = KeyRequest("keyturn/storage", KeyKind.RAW_256.value, KeyScope.INSTANCE.value)
+ENVELOPE_KEY = KeyRequest("keyturn/envelope", KeyKind.X25519.value, KeyScope.APP.value)
 
 
 class NoKeyError(RefusedError):
@@ -60,9 +61,12 @@ class Signature(NamedTuple):
 
 
 def wanted_keys(manifest: AppManifest) -> tuple[KeyRequest, ...]:
-    """What to ask for: the manifest's keys in their order, then the disk's if there is one."""
+    """What to ask for: the manifest's keys in their order, then the disk's if there is one, then that of
+    envelopes if there is an owner who may send them.
+    """
     listed = tuple(KeyRequest(key.path, key.kind.value, key.scope.value) for key in manifest.keys)
-    return listed if manifest.storage is None else (*listed, STORAGE_KEY)
+    disk = () if manifest.storage is None else (STORAGE_KEY,)
+    return (*listed, *disk, *(() if manifest.owner_key is None else (ENVELOPE_KEY,)))
 
 
 class KeyStore:
@@ -95,6 +99,13 @@ class KeyStore:
         if key is None:
             raise _no_key("the app has no encrypted disk", STORAGE_KEY.path)
         return key.secret
+
+    def envelope_key(self) -> HeldKey:
+        """The key that the owner's envelopes are sealed to."""
+        key = self._keys.get((ENVELOPE_KEY.path, KeyKind.X25519))
+        if key is None:
+            raise _no_key("the app has no owner who may send envelopes", ENVELOPE_KEY.path)
+        return key
 
     def sign(self, path: str, data: bytes) -> Signature:
         """Sign ``SIGN_PREFIX ‖ data`` with the one signing key at ``path``: Ed25519, or ECDSA with SHA-256

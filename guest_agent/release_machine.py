@@ -12,8 +12,10 @@ because a register that was extended cannot be taken back.
     ROOT      RootOpened        extend config-hash, instance-id, key-provider, then as after keys    STORAGE
     KEYS      KeysReceived      prepare the disk; without one extend storage, boot-complete, start   STORAGE
     STORAGE   StorageReady      extend storage; if the KMS waits for it, confirm                     CONFIRM
+                                otherwise as after the confirmation
+    CONFIRM   Confirmed         open the owner's envelope if there is one                            ENVELOPE
                                 otherwise extend boot-complete, start the workload                   RUNNING
-    CONFIRM   Confirmed         extend boot-complete, start the workload                             RUNNING
+    ENVELOPE  EnvelopeOpened    extend boot-complete, start the workload                             RUNNING
     RUNNING   WorkloadEnded     stop                                                                 ENDED
     any       Failed            give up                                                              ENDED
 
@@ -60,6 +62,7 @@ class Stage(Enum):
     KEYS = "keys"
     STORAGE = "storage"
     CONFIRM = "confirm"
+    ENVELOPE = "envelope"
     RUNNING = "running"
     ENDED = "ended"
 
@@ -71,7 +74,9 @@ class ImageIdentified(NamedTuple):
 
 
 class Configured(NamedTuple):
-    """The config disk is read, parsed and fits the app manifest; ``storage`` says that the app has a disk."""
+    """The config disk is read, parsed and fits the app manifest; ``storage`` says that the app has a disk,
+    ``envelope`` that its owner sends secrets.
+    """
 
     app_id: bytes
     app_hash: bytes
@@ -79,6 +84,7 @@ class Configured(NamedTuple):
     instance_id: bytes
     key_provider: KeyProvider
     storage: bool
+    envelope: bool
 
 
 class RootOpened(NamedTuple):
@@ -103,6 +109,10 @@ class Confirmed(NamedTuple):
     """The KMS signed that the instance's disk is formatted."""
 
 
+class EnvelopeOpened(NamedTuple):
+    """The owner's envelope holds, is not an old one, and is remembered."""
+
+
 class WorkloadEnded(NamedTuple):
     """The containers ended, or the machine was told to stop."""
 
@@ -122,6 +132,7 @@ Input: TypeAlias = (
     | KeysReceived
     | StorageReady
     | Confirmed
+    | EnvelopeOpened
     | WorkloadEnded
     | Failed
 )
@@ -134,6 +145,7 @@ class Action(Enum):
     OPEN_ROOT = "unseal the root, or make and seal it if this TPM has none"
     REQUEST_KEYS = "quote, and ask the KMS"
     CONFIRM_FORMAT = "tell the KMS that the disk is formatted"
+    OPEN_ENVELOPE = "check and open the owner's envelope, remember its counter"
     START_WORKLOAD = "start the containers"
 
 
@@ -217,6 +229,8 @@ def _keys_received(state: State, happened: KeysReceived) -> tuple[State, Effects
 def _with_keys(state: State, *, may_format: bool) -> tuple[State, Effects]:
     if _facts(state).storage:
         return state._replace(stage=Stage.STORAGE, may_format=may_format), (PrepareStorage(may_format),)
+    if _facts(state).envelope:
+        raise _error("there is an envelope, and no disk that remembers it")
     return state._replace(stage=Stage.RUNNING), (Extend(storage_event(Storage.NONE)), *_start())
 
 
@@ -229,10 +243,21 @@ def _storage_ready(state: State, happened: StorageReady) -> tuple[State, Effects
     # An opened disk is confirmed, too: an earlier boot may have formatted it and been cut off.
     if state.may_format and isinstance(_facts(state).key_provider, KmsProvider):
         return state._replace(stage=Stage.CONFIRM), (measured, Action.CONFIRM_FORMAT)
-    return state._replace(stage=Stage.RUNNING), (measured, *_start())
+    state, effects = _with_disk(state)
+    return state, (measured, *effects)
 
 
 def _confirmed(state: State, happened: Confirmed) -> tuple[State, Effects]:
+    return _with_disk(state)
+
+
+def _with_disk(state: State) -> tuple[State, Effects]:
+    if _facts(state).envelope:
+        return state._replace(stage=Stage.ENVELOPE), (Action.OPEN_ENVELOPE,)
+    return state._replace(stage=Stage.RUNNING), _start()
+
+
+def _envelope_opened(state: State, happened: EnvelopeOpened) -> tuple[State, Effects]:
     return state._replace(stage=Stage.RUNNING), _start()
 
 
@@ -265,6 +290,7 @@ _STEPS: dict[Stage, tuple[type[tuple[object, ...]], Callable[..., tuple[State, E
     Stage.KEYS: (KeysReceived, _keys_received),
     Stage.STORAGE: (StorageReady, _storage_ready),
     Stage.CONFIRM: (Confirmed, _confirmed),
+    Stage.ENVELOPE: (EnvelopeOpened, _envelope_opened),
     Stage.RUNNING: (WorkloadEnded, _workload_ended),
 }
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from keyturn.output import JsonOption, Output, escape
+from keyturn.verb_app_seal import seal
 from measurements.errors import KeyturnError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class AppUsageError(KeyturnError):
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
     verbs = typer.Typer(help="Build apps: containers with a measured manifest.", no_args_is_help=True)
-    for verb in (init, lock, build, push, config, kms):
+    for verb in (init, lock, build, push, seal, config, kms):
         verbs.command(verb.__name__)(verb)
     app.add_typer(verbs, name="app")
 

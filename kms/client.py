@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlencode
 
 import requests
 
 from attestation.evidence import MAX_EVIDENCE
 from kms.merkle import proof_holds
 from kms.node import node_document
+from kms.public_half import PublicKeyOf, read_public_half
 from kms.receipt import LARGEST_PAYLOAD, parse_envelope, receipt_hash, verify_receipt
 from kms.root_key import kms_id as hash_of_keys
 from kms.strict_json import Fields, read_object
@@ -62,6 +64,27 @@ def fetch_node(url: str, *, nonce: bytes) -> dict[str, Any]:
     if (echoed, identifier) != (nonce, keys["kms_id"]):
         raise _mismatch("its evidence is of another nonce or another KMS")
     return node_document(keys, evidence=evidence, nonce=nonce)
+
+
+def fetch_public_half(url: str, key: PublicKeyOf, *, allow_development: bool) -> bytes:
+    """The public half of an app key, signed by the KMS that ``key`` names; a KMS for development has to be
+    allowed.
+    """
+    identity = fetch_identity(url)
+    if identity["kms_id"] != key.kms_id.hex():
+        raise _mismatch(f"it is KMS {identity['kms_id']}, not {key.kms_id.hex()}")
+    if identity["development"] and not allow_development:
+        raise _mismatch("it is a development KMS, whose keys are in no guest")
+    query = urlencode(
+        {"app_id": f"0x{key.app_id.hex()}", "path": key.path, "kind": key.kind.value, "epoch": key.epoch}
+    )
+    answer = _get(url, f"/v1/public-key?{query}")
+    return read_public_half(
+        parse_envelope(dict(answer.document)),
+        key,
+        ed25519=bytes.fromhex(identity["ed25519"]),
+        development=identity["development"],
+    )
 
 
 def fetch_receipt(url: str, *, receipt_hash: str, kms_id: str) -> dict[str, Any]:

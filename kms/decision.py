@@ -22,7 +22,7 @@ from attestation.tpm_evidence import TpmFacts, TpmVerification
 from contracts.layout import Entry
 from kms.chain_view import ChainView, PolicyQuery
 from kms.journal import ConfirmedInstance
-from kms.messages import STORAGE_KEY, KeysRequest
+from kms.messages import KeysRequest, listed_keys
 from kms.refusal import RefusalCode, RefusalError
 from kms.root_key import Identity
 from measurements.app_manifest import AppManifest, ProviderMode, parse_manifest
@@ -212,9 +212,7 @@ def _check_pin(facts: TpmFacts, manifest: AppManifest, identity: Identity) -> No
 
 
 def _check_keys(request: KeysRequest, manifest: AppManifest) -> None:
-    listed = {(key.path, key.kind.value, key.scope.value) for key in manifest.keys}
-    if manifest.storage is not None:
-        listed.add((STORAGE_KEY.path, STORAGE_KEY.kind, STORAGE_KEY.scope))
+    listed = listed_keys(manifest)
     unlisted = [key for key in request.keys if (key.path, key.kind, key.scope) not in listed]
     if unlisted:
         raise _refusal(

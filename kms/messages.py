@@ -16,7 +16,8 @@ from attestation.report_data import ROLE_APP, KeyRequest
 from kms.derivation import AGENT_PATHS, is_key_path
 from kms.receipt import MOST_KEYS
 from kms.strict_json import Fields, canonical_json, fail, member, read_object
-from measurements.app_manifest import KeyKind, KeyScope
+from measurements.app_manifest import AppManifest, KeyKind, KeyScope
+from measurements.envelope import ENVELOPE_PATH
 
 VERSION = 1
 PLATFORM = "tpm"
@@ -31,6 +32,9 @@ LARGEST_TPM_PART = 2048
 LARGEST_CERTIFICATE = 8192
 STORAGE_KEY = KeyRequest(path="keyturn/storage", kind="raw-256", scope="instance")
 """What the agent asks for besides the app's keys when the manifest has storage."""
+
+ENVELOPE_KEY = KeyRequest(path=ENVELOPE_PATH, kind="x25519", scope="app")
+"""What it asks for when the manifest names an owner."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,6 +137,16 @@ class KeysRequest:
     def wants_storage(self) -> bool:
         """Whether the key of the encrypted disk is asked for."""
         return STORAGE_KEY in self.keys
+
+
+def listed_keys(manifest: AppManifest) -> set[tuple[str, str, str]]:
+    """(path, kind, scope) of all keys that a guest with this manifest may have."""
+    listed = {(key.path, key.kind.value, key.scope.value) for key in manifest.keys}
+    own = [
+        *([] if manifest.storage is None else [STORAGE_KEY]),
+        *([] if manifest.owner_key is None else [ENVELOPE_KEY]),
+    ]
+    return listed | {(key.path, key.kind, key.scope) for key in own}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -243,7 +257,9 @@ def _read_key(document: object) -> KeyRequest:
         scope=member(KeyScope, fields.text("scope"), subject=fields.subject).value,
     )
     fields.done()
-    if not is_key_path(key.path) or (key.path.startswith(AGENT_PATHS) and key != STORAGE_KEY):
+    if not is_key_path(key.path) or (
+        key.path.startswith(AGENT_PATHS) and key not in (STORAGE_KEY, ENVELOPE_KEY)
+    ):
         fail(fields.subject, f"{key.path!r} is not a path that may be asked for")
     return key
 

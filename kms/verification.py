@@ -36,7 +36,7 @@ from kms.anchors import Anchor, anchor_signer
 from kms.bundle import PART_CHECKS, Bundle, KmsKeys, Parts, read_parts
 from kms.chain_view import ChainPins
 from kms.merkle import proof_holds
-from kms.messages import STORAGE_KEY
+from kms.messages import listed_keys
 from kms.policy_tree import POLICY_CHECKS, check_policy_tree
 from kms.receipt import Decision, Envelope, Receipt, verify_receipt
 from kms.root_key import ChainPin, kms_id
@@ -239,9 +239,7 @@ def _check_agreement(
 
 def _check_keys(checks: CheckList, receipt: Receipt, facts: AppFacts) -> None:
     """That only keys of the manifest were released."""
-    listed = {(key.path, key.kind.value, key.scope.value) for key in facts.manifest.keys}
-    if facts.manifest.storage is not None:
-        listed.add((STORAGE_KEY.path, STORAGE_KEY.kind, STORAGE_KEY.scope))
+    listed = listed_keys(facts.manifest)
     released = {(key.path, key.kind.value, key.scope.value) for key in receipt.outcome.keys}
     checks.require(
         "receipt-keys",

@@ -79,7 +79,7 @@ def read_manifest(data: bytes) -> AppManifest:
         volumes=fields.texts("volumes", NAME),
         storage=None if fields.is_null("storage") else _storage(fields.object("storage", Storage._fields)),
         keys=fields.objects("keys", Key._fields, _key),
-        owner_key=None if fields.is_null("owner_key") else fields.octets("owner_key", 32),
+        owner_key=None if fields.is_null("owner_key") else _owner_key(fields),
         update=fields.choice("update", UpdateRule),
     )
     _check_whole(manifest)
@@ -232,6 +232,10 @@ def _storage(fields: Fields) -> Storage:
     return Storage(mode="aead-hmac", filesystem="ext4")
 
 
+def _owner_key(fields: Fields) -> bytes:
+    return fields.not_zero("owner_key", fields.octets("owner_key", 32))
+
+
 def _key(fields: Fields) -> Key:
     path = fields.text("path", KEY_PATH)
     if path.startswith(RESERVED_KEYS):
@@ -245,6 +249,7 @@ def _check_whole(manifest: AppManifest) -> None:
         raise _error("containers is empty")
     if (manifest.storage is None) != (not manifest.volumes):
         raise _error("storage and volumes do not fit: storage is null exactly when volumes is empty")
+    _check_owner(manifest)
     _once([container.name for container in manifest.containers], "containers")
     _once([key.path for key in manifest.keys], "keys")
     _once(
@@ -254,6 +259,16 @@ def _check_whole(manifest: AppManifest) -> None:
     for container in manifest.containers:
         _check_places(container, manifest.volumes)
     _check_order(manifest.containers)
+
+
+def _check_owner(manifest: AppManifest) -> None:
+    """An owner's envelopes need a key that the KMS vouches for, and a disk that remembers their counter."""
+    if manifest.owner_key is None:
+        return
+    if manifest.key_provider.mode is not ProviderMode.KMS:
+        raise _error("owner_key needs a KMS: of a key that the TPM seals nobody could tell the public half")
+    if manifest.storage is None:
+        raise _error("owner_key needs storage: without a disk an old envelope could be replayed unseen")
 
 
 def _once(names: list[str], what: str) -> None:

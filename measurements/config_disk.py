@@ -139,6 +139,8 @@ def check_config(config: Config, manifest: AppManifest) -> None:
         raise _error("kms_urls is empty exactly when the TPM seals the keys")
     if config.envelope is not None and manifest.owner_key is None:
         raise _error("there is an envelope, but the app manifest names no owner key")
+    if config.envelope is None and manifest.owner_key is not None:
+        raise _error("there is no envelope of the owner whom the app manifest names")
 
 
 def _error(reason: str) -> ConfigError:

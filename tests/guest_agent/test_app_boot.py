@@ -18,18 +18,22 @@ from attestation.report_data import KeyRelease, KeyRequest, key_release_report_d
 from guest_agent import app_boot, key_transport
 from guest_agent.app_boot import App, AppBoot, AppBootError, AppServices
 from guest_agent.key_client import RefusedByKmsError
+from guest_agent.keys import NoKeyError
+from guest_agent.owner_envelope import EnvelopeError
 from guest_agent.register_log import RegisterLog, RegisterLogError
 from guest_agent.socket_api import Services
 from guest_agent.tpm_commands import TpmError
-from measurements.app_manifest import KeyKind, app_hash
+from measurements.app_manifest import KeyKind, KeyScope, app_hash, parse_manifest
 from measurements.canonical import encode_canonical
 from measurements.config_disk import Config, encode_config, frame_config
+from measurements.envelope import Target
 from measurements.errors import FormatError, KeyturnError, RefusedError
 from measurements.image_facts import ImageFacts
 from measurements.runtime_events import DEV_IMAGE, Storage, event_digest, parse_full_log, parse_release_log
 from tests.guest_agent.fake_kms import PIN, SECRET, FakeKms
 from tests.guest_agent.fakes import MemoryBackend
-from tests.support.app_documents import config, manifest_bytes
+from tests.support import envelopes
+from tests.support.app_documents import config, container_document, manifest_bytes
 
 IMAGE = ImageFacts("apps", "1", dev=False)
 INSTANCE = bytes(range(16))
@@ -61,6 +65,8 @@ class Machine:
     def __init__(self, configured: Config) -> None:
         self.disk = frame_config(encode_config(configured))
         self.done: list[str] = []
+        self.record: bytes | None = None
+        self.env: dict[str, str] = {}
         self.secrets: list[bytes] = []
         self.services: AppServices | None = None
         self.formats = True
@@ -82,8 +88,17 @@ class Machine:
         self.secrets.append(storage_secret)
         return Storage.FORMATTED if may_format and self.formats else Storage.OPENED
 
+    def seen_envelope(self) -> bytes | None:
+        assert self.secrets, "the encrypted disk is not open"
+        return self.record
+
+    def remember_envelope(self, record: bytes) -> None:
+        self.done.append("record")
+        self.record = record
+
     def run_workload(self, app: App, services: AppServices) -> str:
         self.done.append("workload")
+        self.env = app.env
         self.services = services
         self.during_workload()
         return "button"
@@ -305,8 +320,6 @@ class TestSealedByTheTpm:
 
 class TestWithoutADisk:
     def test_nothing_is_prepared(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from tests.support.app_documents import container_document
-
         bench = Bench(
             tmp_path,
             monkeypatch,
@@ -335,13 +348,6 @@ class TestRefusals:
         bench.machine = Machine(bench.config._replace(env={"LD_PRELOAD": "/x"}))
         assert bench.refused(FormatError, "LD_PRELOAD") == []
 
-    def test_an_envelope_is_not_left_out_silently(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        bench = Bench(tmp_path, monkeypatch, owner_key="ab" * 32)
-        bench.machine = Machine(bench.config._replace(envelope=b"sealed"))
-        assert bench.refused(AppBootError, "cannot open") == []
-
     def test_no_reference_values(self, bench: Bench) -> None:
         bench.machine = Machine(bench.config._replace(reference=None))
         bench.refused(AppBootError, "no reference values")
@@ -350,6 +356,97 @@ class TestRefusals:
         bench.backend.extend({"sha256": bytes(32), "sha384": bytes(48)})
         with pytest.raises(RegisterLogError):
             RegisterLog(bench.backend, bench.path)
+
+
+class TestEnvelope:
+    @pytest.fixture
+    def owned(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+        bench = Bench(
+            tmp_path,
+            monkeypatch,
+            owner_key=envelopes.OWNER_KEY.hex(),
+            containers=[container_document(allowed_env=["TOKEN", "GREETING"])],
+        )
+        self.give(bench, self.seal(bench))
+        return bench
+
+    def seal(self, bench: Bench, *, counter: int = 7, **changes: Any) -> bytes:
+        target = Target(
+            owner_key=envelopes.OWNER_KEY,
+            app_id=parse_manifest(bench.manifest).app_id,
+            kms_id=bench.kms.identity.kms_id,
+            chain_id=PIN.chain_id,
+            contract=PIN.contract,
+            epoch=3,
+        )
+        key = bench.kms.root.app_key(
+            app_id=target.app_id,
+            scope=KeyScope.APP,
+            scope_id=b"",
+            path="keyturn/envelope",
+            kind=KeyKind.X25519,
+            epoch=3,
+        )
+        target = target._replace(**changes)
+        return envelopes.sealed({"TOKEN": "s3cret"}, target=target, counter=counter, secret=key.secret)
+
+    def give(self, bench: Bench, envelope: bytes | None, **changes: Any) -> None:
+        record = bench.machine.record
+        bench.config = bench.config._replace(envelope=envelope, **changes)
+        bench.machine = Machine(bench.config)
+        bench.machine.record = record
+
+    def again(self, bench: Bench, envelope: bytes) -> None:
+        record = bench.machine.record
+        bench.power_cycle()
+        bench.machine.record = record
+        self.give(bench, envelope)
+
+    def test_the_workload_gets_what_the_owner_sealed(self, owned: Bench) -> None:
+        log = owned.boot()
+        assert owned.machine.env == {"GREETING": "hello", "TOKEN": "s3cret"}
+        assert owned.machine.done[-2:] == ["record", "workload"]
+        assert parse_full_log(log.events).storage is Storage.FORMATTED
+        assert "s3cret" not in "\n".join(owned.machine.lines)
+        assert owned.machine.lines[-1] == "envelope: opened, its counter is 7"
+
+    def test_the_app_does_not_get_the_key_of_envelopes(self, owned: Bench) -> None:
+        owned.boot()
+        assert owned.machine.services is not None
+        with pytest.raises(NoKeyError):
+            owned.machine.services.key("keyturn/envelope", KeyKind.X25519)
+
+    def test_attack_old_envelope(self, owned: Bench) -> None:
+        old = self.seal(owned, counter=6)
+        owned.boot()
+        self.again(owned, old)
+        assert owned.refused(EnvelopeError, "replays an old envelope")[-1] == "storage"
+        self.again(owned, self.seal(owned, counter=8))
+        owned.boot()
+
+    def test_attack_envelope_of_another_app(self, owned: Bench) -> None:
+        self.give(owned, self.seal(owned, app_id=b"\x12" * 20))
+        assert owned.refused(EnvelopeError, "another app_id")[-1] == "storage"
+        assert owned.machine.record is None
+
+    def test_attack_host_env_overrides_a_secret(self, owned: Bench) -> None:
+        self.give(owned, self.seal(owned), env={"TOKEN": "mine"})
+        assert owned.refused(EnvelopeError, "the host sets TOKEN")[-1] == "storage"
+
+    def test_attack_host_leaves_the_envelope_out(self, owned: Bench) -> None:
+        self.give(owned, None)
+        assert owned.refused(FormatError, "no envelope") == []
+
+    def test_a_record_that_cannot_be_kept_starts_no_workload(
+        self, owned: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(_: Machine, record: bytes) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(Machine, "remember_envelope", fail)
+        with pytest.raises(OSError, match="No space"):
+            owned.boot()
+        assert "workload" not in owned.machine.done
 
 
 class TestDevelopmentImage:

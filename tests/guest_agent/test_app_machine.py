@@ -12,7 +12,14 @@ from pathlib import Path
 import pytest
 
 from guest_agent import agent, app_machine
-from guest_agent.app_machine import CONFIG_SERIAL, WorkloadError, end_of, stop_requests
+from guest_agent.app_machine import (
+    CONFIG_SERIAL,
+    WorkloadError,
+    end_of,
+    read_record,
+    stop_requests,
+    write_record,
+)
 from guest_agent.supervision import Verdict
 from measurements.image_facts import ImageFacts
 
@@ -49,6 +56,30 @@ class TestWhetherThereIsAnApp:
         monkeypatch.setattr(agent, "has_config_disk", lambda: True)
         monkeypatch.setattr(app_machine, "run_app", lambda image, events, power: f"{image.name} {power}")
         assert agent.wait(IMAGE, (), (3,)) == "apps (3,)"
+
+
+class TestRecords:
+    def test_what_was_written_last_is_read(self, tmp_path: Path) -> None:
+        path = tmp_path / ".keyturn-envelope"
+        assert read_record(path) is None
+        for record in (b"first", b"second"):
+            write_record(path, record)
+            assert read_record(path) == record
+        assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+    def test_a_write_that_was_cut_off_leaves_the_old_one(self, tmp_path: Path) -> None:
+        path = tmp_path / ".keyturn-envelope"
+        write_record(path, b"first")
+        path.with_name(path.name + ".new").write_bytes(b"sec")
+        assert read_record(path) == b"first"
+        write_record(path, b"second")
+        assert read_record(path) == b"second"
+
+    def test_a_disk_that_is_gone_has_not_seen_nothing(self, tmp_path: Path) -> None:
+        path = tmp_path / ".keyturn-envelope"
+        path.mkdir()
+        with pytest.raises(OSError, match="directory"):
+            read_record(path)
 
 
 class TestEnds:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from attestation.report_data import KeyRequest
 from guest_agent.keys import (
+    ENVELOPE_KEY,
     SIGN_PREFIX,
     STORAGE_KEY,
     HeldKey,
@@ -55,6 +56,14 @@ class TestStore:
         assert store(storage).storage_secret() == storage.secret
         with pytest.raises(NoKeyError):
             store(storage).app_key(STORAGE_KEY.path, KeyKind.RAW_256)
+
+    def test_the_key_of_envelopes_stays_inside(self) -> None:
+        envelope = held(ENVELOPE_KEY.path, KeyKind.X25519)
+        assert store(envelope).envelope_key() is envelope
+        with pytest.raises(NoKeyError):
+            store(envelope).app_key(ENVELOPE_KEY.path, KeyKind.X25519)
+        with pytest.raises(NoKeyError, match="no owner"):
+            store().envelope_key()
 
     def test_there_is_no_disk(self) -> None:
         with pytest.raises(NoKeyError, match="no encrypted disk"):

@@ -11,6 +11,7 @@ from guest_agent.release_machine import (
     Configured,
     Confirmed,
     Effect,
+    EnvelopeOpened,
     Extend,
     Failed,
     GiveUp,
@@ -44,7 +45,9 @@ SEAL = TpmSealProvider(31337, b"\x05" * 20)
 ORDER = [name.value for name in EventName]
 
 
-def configured(*, provider: KmsProvider | TpmSealProvider = KMS, storage: bool = True) -> Configured:
+def configured(
+    *, provider: KmsProvider | TpmSealProvider = KMS, storage: bool = True, envelope: bool = False
+) -> Configured:
     return Configured(
         app_id=b"\x01" * 20,
         app_hash=b"\x02" * 32,
@@ -52,6 +55,7 @@ def configured(*, provider: KmsProvider | TpmSealProvider = KMS, storage: bool =
         instance_id=b"\x06" * 16,
         key_provider=provider,
         storage=storage,
+        envelope=envelope,
     )
 
 
@@ -121,6 +125,23 @@ class TestFromStartToEnd:
         )
         assert effects[-1] == Action.CONFIRM_FORMAT
 
+    @pytest.mark.parametrize("confirmed", [False, True])
+    def test_the_owner_s_envelope_is_opened_last_before_the_workload(self, confirmed: bool) -> None:
+        inputs: list[Input] = [
+            ImageIdentified(dev=False),
+            configured(envelope=True),
+            KeysReceived(format_permitted=not confirmed),
+            StorageReady(Storage.OPENED),
+            *([] if confirmed else [Confirmed()]),
+        ]
+        state, effects = run(*inputs)
+        assert state.stage is Stage.ENVELOPE
+        assert effects[-1] == Action.OPEN_ENVELOPE
+        assert events(effects)[-1].name == "storage"
+        state, effects = run(*inputs, EnvelopeOpened())
+        assert state.stage is Stage.RUNNING
+        assert effects[-2:] == [Extend(RuntimeEvent("boot-complete", b"")), Action.START_WORKLOAD]
+
     def test_an_app_without_a_disk(self) -> None:
         _, effects = run(
             ImageIdentified(dev=False), configured(storage=False), KeysReceived(format_permitted=True)
@@ -153,6 +174,11 @@ class TestRefusals:
         state, _ = run(ImageIdentified(dev=False), configured(provider=provider), keys)
         with pytest.raises(MachineError, match="without permission"):
             step(state, StorageReady(Storage.FORMATTED))
+
+    def test_an_envelope_without_a_disk_that_remembers_it(self) -> None:
+        state, _ = run(ImageIdentified(dev=False), configured(storage=False, envelope=True))
+        with pytest.raises(MachineError, match="no disk that remembers"):
+            step(state, KeysReceived(format_permitted=True))
 
     def test_no_disk_where_one_is_wanted(self) -> None:
         state, _ = run(ImageIdentified(dev=False), configured(), KeysReceived(format_permitted=True))
@@ -193,11 +219,14 @@ class TestRefusals:
 
 INPUTS = st.one_of(
     st.builds(ImageIdentified, st.booleans()),
-    st.builds(configured, provider=st.sampled_from([KMS, SEAL]), storage=st.booleans()),
+    st.builds(
+        configured, provider=st.sampled_from([KMS, SEAL]), storage=st.booleans(), envelope=st.booleans()
+    ),
     st.builds(RootOpened, st.booleans()),
     st.builds(KeysReceived, st.booleans()),
     st.builds(StorageReady, st.sampled_from(Storage)),
     st.just(Confirmed()),
+    st.just(EnvelopeOpened()),
     st.just(WorkloadEnded("button")),
     st.just(Failed("reason")),
 )
@@ -238,6 +267,13 @@ class TestAnyOrder:
         effects = drive(inputs)
         if Action.REQUEST_KEYS in effects and PrepareStorage(may_format=True) in effects:
             assert Action.START_WORKLOAD not in effects or Action.CONFIRM_FORMAT in effects
+
+    @given(st.lists(INPUTS, max_size=40))
+    def test_the_workload_of_an_app_with_an_envelope_waits_until_it_is_open(
+        self, inputs: list[Input]
+    ) -> None:
+        effects = drive([ImageIdentified(dev=False), configured(envelope=True), *inputs])
+        assert Action.START_WORKLOAD not in effects or Action.OPEN_ENVELOPE in effects
 
     @given(st.lists(INPUTS, max_size=40))
     def test_nothing_follows_the_end(self, inputs: list[Input]) -> None:

@@ -18,14 +18,19 @@ from guest_agent import app_boot, key_transport
 from guest_agent.app_boot import AppBoot
 from guest_agent.key_client import RefusedByKmsError
 from guest_agent.key_transport import Answer, NoKmsError
+from guest_agent.owner_envelope import EnvelopeError, target_of
 from guest_agent.register_log import RegisterLog
 from guest_agent.tpm_backend import TpmBackend, open_tpm
+from keyturn.envelope_seal import seal_envelope
+from kms.answers import public_half
 from kms.chain_view import PolicyQuery
 from kms.journal import Journal
 from kms.messages import parse_challenge_request, parse_confirm_request, parse_keys_request
+from kms.public_half import PublicKeyOf, read_public_half
+from kms.receipt import parse_envelope
 from kms.release import JournalledRefusalError, Kms, TrustAnchors
 from kms.root_key import RootKey
-from measurements.app_manifest import app_hash
+from measurements.app_manifest import KeyKind, app_hash, parse_manifest
 from measurements.canonical import encode_canonical
 from measurements.config_disk import Config
 from measurements.eventlog import parse_event_log
@@ -38,7 +43,8 @@ from tests.guest_agent.tpm_process import powered_on
 from tests.kms.fake_chain import NOW, PINS, FakeChain
 from tests.kms.guests import app_manifest
 from tests.kms.receipts import APP_ID, DEVELOPMENT_ROOT, INSTANCE_ID, PIN, ROOT
-from tests.support.app_documents import config
+from tests.support import envelopes
+from tests.support.app_documents import config, container_document
 from tests.support.paper_tpm import firmware_log, reference_of
 from tests.support.software_tpm_keys import SoftwareTpmKeys
 from tests.support.tools import require_tool
@@ -97,11 +103,14 @@ class BootedMachine(Machine):
 class Bench:
     """A TPM that lasts, a KMS, and boots."""
 
-    def __init__(self, folder: Path, *, root: RootKey = ROOT, image: ImageFacts = IMAGE) -> None:
+    def __init__(
+        self, folder: Path, *, root: RootKey = ROOT, image: ImageFacts = IMAGE, **changes: Any
+    ) -> None:
         self.image, self.reference = image, reference_of(BOOTED, dev=image.dev)
         self.state, self.events = folder / "state", folder / "events"
         manufacture(self.state)
-        self.manifest = app_manifest(root)
+        self.manifest = app_manifest(root, **changes)
+        self.record: bytes | None = None
         with powered_on(self.state) as tcti, closing(open_tpm(tcti)) as tpm:
             keys = SoftwareTpmKeys(tpm._esapi, self.state / "ca")
             certificate = tpm.identity().ek_certificate
@@ -135,10 +144,12 @@ class Bench:
     def boot(self, configured: Config, *, firmware: bytes = LOG) -> tuple[BootedMachine, RegisterLog]:
         self.events.unlink(missing_ok=True)
         machine = BootedMachine(configured)
+        machine.record = self.record
         with powered_on(self.state) as tcti, closing(open_tpm(tcti)) as tpm:
             self._measure(tpm, firmware)
             log = RegisterLog(tpm, self.events)
             assert AppBoot(self.image, tpm, log, machine).run() == "button"
+        self.record = machine.record
         return machine, log
 
     def _measure(self, tpm: TpmBackend, firmware: bytes) -> None:
@@ -221,3 +232,41 @@ def test_release_kms_refuses_a_development_image(make_bench: MakeBench) -> None:
     with pytest.raises(RefusedByKmsError) as caught:
         bench.boot(bench.config())
     assert bench.served.refusals == ["dev-image"] == [caught.value.kms_code]
+
+
+def test_the_owner_s_envelope_through_the_kms_s_public_key(make_bench: MakeBench) -> None:
+    container = container_document(allowed_env=["TOKEN", "GREETING"])
+    bench = make_bench(owner_key=envelopes.OWNER_KEY.hex(), containers=[container])
+    envelope = seal(bench, epoch=1, counter=2)
+    machine, log = bench.boot(bench.config(envelope=envelope))
+    assert machine.env == {"GREETING": "hello", "TOKEN": "s3cret"}
+    assert parse_full_log(log.events).storage is Storage.FORMATTED
+    with pytest.raises(EnvelopeError, match="replays an old envelope"):
+        bench.boot(bench.config(envelope=seal(bench, epoch=1, counter=1)))
+    with pytest.raises(EnvelopeError, match="another epoch"):
+        bench.boot(bench.config(envelope=seal(bench, epoch=2, counter=3)))
+    machine, _ = bench.boot(bench.config(envelope=envelope))
+    assert machine.env["TOKEN"] == "s3cret"
+
+
+def seal(bench: Bench, *, epoch: int, counter: int) -> bytes:
+    """An envelope as its owner makes one: the public half is what the KMS signs."""
+    root = bench.kms.root
+    target = target_of(parse_manifest(bench.manifest), epoch=epoch)
+    wanted = PublicKeyOf(
+        kms_id=root.identity.kms_id,
+        chain_id=PIN.chain_id,
+        contract=PIN.contract,
+        app_id=APP_ID,
+        path="keyturn/envelope",
+        kind=KeyKind.X25519,
+        epoch=epoch,
+    )
+    query = {"app_id": f"0x{APP_ID.hex()}", "path": wanted.path, "kind": "x25519", "epoch": str(epoch)}
+    public = read_public_half(
+        parse_envelope(public_half(root, query)),
+        wanted,
+        ed25519=root.identity.ed25519,
+        development=False,
+    )
+    return seal_envelope({"TOKEN": "s3cret"}, target, counter=counter, public=public, owner=envelopes.OWNER)

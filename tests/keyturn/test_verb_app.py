@@ -107,6 +107,21 @@ def test_config_and_predict(shell: Shell) -> None:
     assert runtime["release"]["sha256"] in out
 
 
+def test_an_owner_needs_a_disk_that_remembers_counters(shell: Shell) -> None:
+    recipe = Path("app.toml").read_text()
+    owned = recipe.replace("[app]\n", f'[app]\nowner-key = "{"ab" * 32}"\n')
+    Path("app.toml").write_text(owned)
+    built(shell)
+    bare = owned.replace('volumes = ["data"]', "").replace(
+        'mounts = [{ volume = "data", path = "/data" }]', ""
+    )
+    assert len(bare) < len(owned)
+    Path("app.toml").write_text(bare)
+    status, _, err = shell.run("app", "build", *PINS)
+    assert status != 0
+    assert "owner_key needs storage" in err
+
+
 def test_new_instances_have_new_identities(shell: Shell) -> None:
     built(shell)
     words = ("app", "config", "app", "--kms", "http://10.0.2.2:8090")

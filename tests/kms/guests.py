@@ -32,6 +32,7 @@ AUTHORITY = Authority("paper root")
 TPM = PaperTpm(AUTHORITY)
 BOOTED = firmware_log()
 STORAGE = KeyRequest("keyturn/storage", "raw-256", "instance")
+ENVELOPE = KeyRequest("keyturn/envelope", "x25519", "app")
 SIGNING = KeyRequest("web/signing", "ed25519", "app")
 CLIENT_NONCE = b"\x0c" * 32
 

@@ -138,6 +138,7 @@ def test_every_key_of_a_container_is_needed(key: str) -> None:
         ("keys.0.path", "/x", "path"),
         ("keys.0.kind", "rsa", "kind"),
         ("owner_key", "00", "owner_key"),
+        ("owner_key", "00" * 32, "owner_key is zero"),
         ("update", "never", "update"),
     ],
 )
@@ -171,6 +172,21 @@ def test_waiting_for_the_health_of_a_container_without_check_is_refused() -> Non
     second = container_document(name="b", ports=[], health=None)
     with pytest.raises(ManifestError, match="no health command"):
         parse_manifest(manifest_bytes(containers=[first, second]))
+
+
+def test_an_owner_without_a_disk_that_remembers_counters_is_refused() -> None:
+    bare = container_document(mounts=[])
+    changes: dict[str, Any] = {"volumes": [], "storage": None, "containers": [bare]}
+    assert parse_manifest(manifest_bytes(**changes)).owner_key is None
+    with pytest.raises(ManifestError, match="owner_key needs storage"):
+        parse_manifest(manifest_bytes(owner_key="ab" * 32, **changes))
+    assert parse_manifest(manifest_bytes(owner_key="ab" * 32)).owner_key == b"\xab" * 32
+
+
+def test_an_owner_whose_app_has_no_kms_is_refused() -> None:
+    provider = {"mode": "tpm-seal", "chain_id": 1, "contract": "0x" + "22" * 20}
+    with pytest.raises(ManifestError, match="owner_key needs a KMS"):
+        parse_manifest(manifest_bytes(owner_key="ab" * 32, key_provider=provider))
 
 
 def test_two_containers_on_one_port_are_refused() -> None:

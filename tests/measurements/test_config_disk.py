@@ -170,6 +170,13 @@ def test_an_envelope_without_owner_key_is_refused() -> None:
         check_config(config(envelope=b"x"), parse_manifest(manifest_bytes()))
 
 
+def test_attack_host_leaves_the_owner_s_envelope_out() -> None:
+    manifest = parse_manifest(manifest_bytes(owner_key="ab" * 32))
+    check_config(config(envelope=b"x"), manifest)
+    with pytest.raises(ConfigError, match="no envelope of the owner"):
+        check_config(config(), manifest)
+
+
 def test_addresses_are_kept_as_written() -> None:
     network = parse_config(encode_config(config())).network
     assert network == Network(address="10.0.2.15/24", gateway="10.0.2.2")
