@@ -32,8 +32,11 @@ def run_on_console(*, started_us: int) -> int:
     """
     try:
         run(started_us=started_us)
-    except (KeyturnError, OSError) as error:
-        console.say(f"gives up: {error}")
+    except KeyturnError as error:
+        console.say(f"gives up ({error.code}): {error}")
+        return 1
+    except OSError as error:
+        console.say(f"gives up (system): {error}")
         return 1
     return 0
 

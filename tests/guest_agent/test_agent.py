@@ -235,4 +235,4 @@ class TestAgent:
 
         monkeypatch.setattr(console, "detach_input", fail)
         assert agent.run_on_console(started_us=1) == 1
-        assert capfd.readouterr().out == "keyturn: gives up: TPM: there is no TPM\n"
+        assert capfd.readouterr().out == "keyturn: gives up (registers): TPM: there is no TPM\n"
