@@ -1,8 +1,8 @@
 """Changes of policy as calls, and the events that changes leave behind.
 
-Who may carry out what: ``allow_*``, ``tighten`` and ``resume`` the timelock only (``binding.govern``);
-``revoke``, ``pause`` and ``bump_epoch`` the guardian, at once (``binding.send``); ``anchor`` anybody, as the
-key service has signed it.
+Who may carry out what: ``allow_*``, ``set_*``, ``tighten`` and ``resume`` the timelock only
+(``binding.govern``); ``revoke``, ``pause``, ``bump_epoch`` and ``require_listed_device`` the guardian, at
+once (``binding.send``); ``anchor`` anybody, as the key service has signed it.
 """
 
 from __future__ import annotations
@@ -133,6 +133,26 @@ def bump_epoch(app: str) -> Call:
 def tighten(app: str, mode: UpgradeMode, notice_seconds: int) -> Call:
     """A stricter upgrade mode."""
     return _app_call(app, "tighten", int(mode), notice_seconds)
+
+
+def set_expiry(app: str, expiry: int) -> Call:
+    """Another end of an app: from ``expiry`` on, in seconds since 1970, it gets no keys."""
+    return _app_call(app, "setExpiry", expiry)
+
+
+def allow_any_device(app: str) -> Call:
+    """Accept every device below an allowed platform root."""
+    return _app_call(app, "allowAnyDevice")
+
+
+def require_listed_device(app: str) -> Call:
+    """Accept listed devices only."""
+    return _app_call(app, "requireListedDevice")
+
+
+def set_tcb_rule(app: str, rule: bytes) -> Call:
+    """A rule that verifiers must know; it can be replaced, never removed."""
+    return _app_call(app, "setTcbRule", rule)
 
 
 def pause(contract: ContractName, target: str) -> Call:

@@ -16,11 +16,7 @@ from contracts.policy import AppList, RegistryList
 
 def read_status(web3: Web3, contract: ContractName, address: str, *, first_block: int) -> dict[str, Any]:
     """The document that ``keyturn chain status --json`` prints; raises ``ChainError`` for other code."""
-    code = bytes(web3.eth.get_code(web3.to_checksum_address(address)))
-    if bytes(Web3.keccak(code)) != artefact(contract).runtime_code_hash:
-        raise binding.ChainError(
-            f"is no {contract} of this version", subject=address, advice="check the address and the chain"
-        )
+    check_code(web3, contract, address)
     latest, finalized = web3.eth.get_block("latest"), web3.eth.get_block("finalized")
     events = policy.history(
         web3, contract, address, first_block=first_block, last_block=int(latest["number"])
@@ -37,6 +33,15 @@ def read_status(web3: Web3, contract: ContractName, address: str, *, first_block
             for (number, identifier), entry in sorted(policy.listed(events).items())
         ],
     }
+
+
+def check_code(web3: Web3, contract: ContractName, address: str) -> None:
+    """Raises ``ChainError`` unless ``address`` holds this version of ``contract``."""
+    code = bytes(web3.eth.get_code(web3.to_checksum_address(address)))
+    if bytes(Web3.keccak(code)) != artefact(contract).runtime_code_hash:
+        raise binding.ChainError(
+            f"is no {contract} of this version", subject=address, advice="check the address and the chain"
+        )
 
 
 def _state(web3: Web3, contract: ContractName, address: str, block: int) -> dict[str, Any]:

@@ -34,13 +34,13 @@ from keyturn.chain_options import (
     parse_address,
     parse_identifier,
 )
+from keyturn.chain_sending import chosen_timelock, govern_call, send_call
 from keyturn.output import JsonOption, Output, escape
+from keyturn.verb_chain_set import set_app
 
 if TYPE_CHECKING:
     from contracts.artefacts import ContractName
-    from contracts.binding import Call
     from contracts.policy import Event
-    from contracts.signers import Signer
     from keyturn.chain_options import Session
 
 NEVER = 2**64 - 1
@@ -69,6 +69,7 @@ def register(app: typer.Typer) -> None:
     chain = typer.Typer(no_args_is_help=True, help="Govern on chain what gets keys.")
     for command in (dev, deploy, allow, revoke, pause, epoch, anchor, status, history):
         chain.command(command.__name__)(command)
+    chain.command("set")(set_app)
     app.add_typer(chain, name="chain")
 
 
@@ -147,7 +148,7 @@ def deploy(
         session.web3,
         open_signer(keystore, password_file, signer),
         registry=session.deployment.registry,
-        timelock=_timelock(session, timelock),
+        timelock=chosen_timelock(session, timelock),
         guardian=guard,
         settings=binding.AppSettings(
             mode=UpgradeMode[mode.name], notice_seconds=notice, expiry=expiry, any_device=any_device
@@ -209,7 +210,7 @@ def allow(
     )
     call = allow_call(session.deployment, which, addition)
     who = open_signer(keystore, password_file, signer)
-    _govern(session, who, _timelock(session, timelock), call, wait, Output(json=json))
+    govern_call(session, who, chosen_timelock(session, timelock), call, wait, Output(json=json))
 
 
 def revoke(
@@ -230,7 +231,7 @@ def revoke(
     call = revoke_call(
         session.deployment.registry, which, parse_identifier(identifier, option="identifier"), app
     )
-    _send(session, open_signer(keystore, password_file, signer), call, Output(json=json))
+    send_call(session, open_signer(keystore, password_file, signer), call, Output(json=json))
 
 
 def pause(
@@ -253,9 +254,9 @@ def pause(
     who = open_signer(keystore, password_file, signer)
     if resume:
         call = policy.resume(contract, target)
-        _govern(session, who, _timelock(session, timelock), call, wait, Output(json=json))
+        govern_call(session, who, chosen_timelock(session, timelock), call, wait, Output(json=json))
     else:
-        _send(session, who, policy.pause(contract, target), Output(json=json))
+        send_call(session, who, policy.pause(contract, target), Output(json=json))
 
 
 def epoch(
@@ -272,7 +273,7 @@ def epoch(
 
     session = open_session(url, deployment)
     call = policy.bump_epoch(parse_address(app, option="--app"))
-    _send(session, open_signer(keystore, password_file, signer), call, Output(json=json))
+    send_call(session, open_signer(keystore, password_file, signer), call, Output(json=json))
 
 
 def anchor(
@@ -370,31 +371,6 @@ def _target(session: Session, app: str | None) -> tuple[ContractName, str]:
     if app is None:
         return ContractName.REGISTRY, session.deployment.registry
     return ContractName.APP, parse_address(app, option="--app")
-
-
-def _timelock(session: Session, option: str | None) -> str:
-    return session.deployment.timelock if option is None else parse_address(option, option="--timelock")
-
-
-def _send(session: Session, signer: Signer, call: Call, out: Output) -> None:
-    from contracts.binding import send
-
-    receipt = send(session.web3, signer, call)
-    out.line(f"{call}: done in block {receipt['blockNumber']}")
-    out.result({"call": str(call), "state": "done", "block": receipt["blockNumber"]})
-
-
-def _govern(session: Session, signer: Signer, timelock: str, call: Call, wait: int, out: Output) -> None:
-    from contracts.binding import ProposalState, govern, propose
-
-    state = propose(session.web3, signer, timelock=timelock, call=call)
-    if state is not ProposalState.READY and not wait:
-        out.line(f"{call}: proposed; repeat the command after the delay")
-        out.result({"call": str(call), "state": "proposed", "block": None})
-        return
-    receipt = govern(session.web3, signer, timelock=timelock, call=call, patience_seconds=wait)
-    out.line(f"{call}: done in block {receipt['blockNumber']}")
-    out.result({"call": str(call), "state": "done", "block": receipt["blockNumber"]})
 
 
 def _shown(event: Event) -> str:
