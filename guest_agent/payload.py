@@ -24,6 +24,7 @@ _MODULES = (
     "guest_agent/container_logs.py",
     "guest_agent/container_roots.py",
     "guest_agent/containers.py",
+    "guest_agent/deferred_modules.py",
     "guest_agent/device_tables.py",
     "guest_agent/facts.py",
     "guest_agent/http_message.py",

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from guest_agent.backend import SECRET_SIZE, Identity, Platform, Registers, SignedQuote
+from guest_agent.deferred_modules import defer
 from guest_agent.tpm_commands import TpmError
 from measurements.runtime_events import RUNTIME_BANKS, RUNTIME_PCR
 
@@ -60,6 +61,7 @@ class SealedSecretError(TpmError):
 def open_tpm(tcti: str = DEVICE) -> TpmBackend:
     """The backend on ``tcti`` (a TSS connection string). Raises ``TpmError``."""
     os.environ.setdefault("TSS2_LOG", "all+none")  # the TSS would write to the console
+    defer()
     from tpm2_pytss import ESAPI
 
     with _refusing("Esys_Initialize"):
