@@ -7,7 +7,7 @@ earlier check failed, stands in the tree as failed with ``NOT_CHECKED`` as what 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from attestation.verdict import Check, Verdict
@@ -75,6 +75,18 @@ def group_of(name: str, title: str, expected: Sequence[str], verdict: Verdict) -
     """The group of the ``expected`` names, with what the verdict says of each."""
     made = {check.name: check for check in verdict.checks}
     return Group(name=name, title=title, checks=tuple(made.get(one) or _not_checked(one) for one in expected))
+
+
+def renamed(groups: Sequence[Group], *, prefix: str, when: str) -> tuple[Group, ...]:
+    """The groups of a second piece of evidence in one tree: names with ``prefix``, titles with ``when``."""
+    return tuple(
+        Group(
+            name=f"{prefix}{group.name}",
+            title=f"{group.title}, {when}",
+            checks=tuple(replace(check, name=f"{prefix}{check.name}") for check in group.checks),
+        )
+        for group in groups
+    )
 
 
 def _not_checked(name: str) -> Check:

@@ -8,9 +8,11 @@ Layout (docs/formats.md, "Bundle"); a part that is absent is ``null``, and then 
      "kms": {"ed25519": hex, "secp256k1": hex},
      "evidence": {...}, "reference": {...},
      "chain": {"header": {...}, "registry": proof, "image": proof, "app": proof},
-     "anchoring": {"header": {...}, "index": int, "proof": [...]}}
+     "anchoring": {"header": {...}, "index": int, "proof": [...]},
+     "service": null | {"nonce", "key", "quote"}, "kms_node": null | {...}, "kms_reference": null | {...}}
 
-``anchoring`` is that of ``kms.anchor_proof``.
+``anchoring`` is that of ``kms.anchor_proof``, ``service`` of ``kms.service_proof``, ``kms_node`` of
+``kms.node``; the last three say more than a release does, and may be absent.
 
 ``header`` has the members of ``eth_getBlockByNumber`` that its hash covers, and ``hash``; ``proof`` is
 ``{"accountProof": [...], "storageProof": [{"key", "proof"}]}`` of ``eth_getProof``. Reading a bundle checks
@@ -84,13 +86,19 @@ class Bundle:
     reference: Any
     chain: Any
     anchoring: Any
+    service: Any = None
+    kms_node: Any = None
+    kms_reference: Any = None
 
     def as_json(self) -> dict[str, Any]:
         """The document."""
-        return {"type": TYPE, **{name: getattr(self, name) for name in PART_NAMES}}
+        return {"type": TYPE, **{name: getattr(self, name) for name in (*PART_NAMES, *MORE_NAMES)}}
 
 
 PART_NAMES = ("receipt", "inclusion", "batch", "kms", "evidence", "reference", "chain", "anchoring")
+MORE_NAMES = ("service", "kms_node", "kms_reference")
+"""Parts that may be absent; what they hold is read where it is checked."""
+
 PART_CHECKS = tuple(f"part-{name}" for name in PART_NAMES)
 
 
@@ -145,7 +153,7 @@ def parse_bundle(data: bytes) -> Bundle:
         fail("bundle", f"it is larger than {LARGEST_BUNDLE} bytes")
     fields = Fields(parse_json(data, subject="bundle"), subject="bundle")
     fields.exactly("type", TYPE)
-    bundle = Bundle(**{name: fields.raw(name) for name in PART_NAMES})
+    bundle = Bundle(**{name: fields.raw(name) for name in (*PART_NAMES, *MORE_NAMES)})
     fields.done()
     return bundle
 
@@ -169,7 +177,7 @@ def read_parts(bundle: Bundle) -> Parts:
     batch = read("batch", parse_batch)
     kms = read("kms", parse_kms_keys)
     evidence = read("evidence", parse_evidence)
-    reference = read("reference", _parse_reference)
+    reference = read("reference", parse_reference_part)
     chain = read("chain", parse_chain)
     anchoring = read("anchoring", parse_anchoring)
     return Parts(
@@ -303,7 +311,8 @@ def _parse_proof(document: Any, name: str) -> AccountProof:
     return proof
 
 
-def _parse_reference(document: Any) -> Reference:
+def parse_reference_part(document: Any) -> Reference:
+    """Reference values with their events."""
     return parse_reference(encode_canonical(document, subject="reference"))
 
 

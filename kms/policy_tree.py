@@ -71,9 +71,9 @@ def receipt_query(receipt: Receipt) -> PolicyQuery:
 
 def check_policy_tree(
     checks: CheckList, receipt: Receipt, chain: ChainPart, pins: ChainPins, *, signer: bytes
-) -> None:
-    """Make ``POLICY_CHECKS``; ``signer`` is the address (20 bytes) of the KMS's second key. Raises
-    ``CheckFailedError`` at the first that fails.
+) -> ChainView:
+    """Make ``POLICY_CHECKS`` and return what was proven; ``signer`` is the address (20 bytes) of the KMS's
+    second key. Raises ``CheckFailedError`` at the first that fails.
     """
     position = receipt.outcome.chain
     assert position is not None  # every release has it
@@ -83,6 +83,7 @@ def check_policy_tree(
     times = (view.head.time, max(receipt.time, view.head.time))
     _check_registry(checks, receipt, view, times, signer)
     _check_app(checks, receipt, view, times)
+    return view
 
 
 def _check_block(

@@ -1,6 +1,8 @@
 """Verification of one key release from its bundle, as one tree:
 
 parts → hardware root → firmware → kernel → root → app → KMS receipt → anchored batch → policy at block N.
+Where the bundle has them, the service that answers now (``kms.service_tree``) comes before the release's
+evidence, and the KMS (``kms.node_tree``) after the policy.
 
 A pure function of bundle, trust anchors and clock. The evidence is held against the report data that the KMS
 signed, at the time of the receipt; the policy against the block that the receipt names. Names and order of
@@ -34,12 +36,14 @@ from attestation.verdict_tree import Group, Tree, group_of
 from kms.anchor_proof import ANCHOR_CHECKS, check_anchor
 from kms.anchors import Anchor, anchor_signer
 from kms.bundle import PART_CHECKS, Bundle, KmsKeys, Parts, read_parts
-from kms.chain_view import ChainPins
+from kms.chain_view import ChainPins, ChainView
 from kms.merkle import proof_holds
 from kms.messages import listed_keys
+from kms.node_tree import Registered, node_group
 from kms.policy_tree import POLICY_CHECKS, check_policy_tree
 from kms.receipt import Decision, Envelope, Receipt, verify_receipt
 from kms.root_key import ChainPin, kms_id
+from kms.service_tree import Released, service_groups
 from measurements.runtime_events import KmsProvider
 
 RECEIPT_CHECKS = (
@@ -72,7 +76,8 @@ _OTHER = "take the parts of a bundle from one and the same key release"
 class VerifierAnchors:
     """What the user trusts: DER certificates, chain and contracts, the KMS (32 bytes), the app (20 bytes).
 
-    ``development`` accepts development images and a development KMS.
+    ``development`` accepts development images and a development KMS. ``nonce`` (32 bytes) is the one that a
+    service must have answered; None accepts a proof that was kept, with its own.
     """
 
     roots: Sequence[bytes]
@@ -81,6 +86,7 @@ class VerifierAnchors:
     kms_id: bytes
     app_id: bytes
     development: bool = False
+    nonce: bytes | None = None
 
 
 def verify_bundle(bundle: Bundle, anchors: VerifierAnchors, *, now: int) -> Tree:
@@ -94,19 +100,59 @@ def verify_bundle(bundle: Bundle, anchors: VerifierAnchors, *, now: int) -> Tree
     with suppress(CheckFailedError):
         _check_batch(batch, receipt, parts)
         _check_anchoring(anchored, receipt, parts)
+    view = None
     if receipt is not None and parts.chain is not None and parts.kms is not None:
         with suppress(CheckFailedError):
-            check_policy_tree(policy, receipt, parts.chain, anchors.pins, signer=parts.kms.address)
+            view = check_policy_tree(policy, receipt, parts.chain, anchors.pins, signer=parts.kms.address)
     made = (*core.verdict().checks, *agreement.verdict().checks, *batch.verdict().checks)
     return Tree(
         groups=(
             group_of("parts", "parts of the bundle", PART_CHECKS, parts.verdict),
+            *_service(bundle, parts, receipt, evidence.facts, anchors, now=now),
             *evidence.groups,
             group_of("receipt", "KMS receipt", RECEIPT_CHECKS, Verdict(checks=made)),
             group_of("anchor", "anchored on chain", ANCHOR_CHECKS, anchored.verdict()),
             _policy_group(receipt, policy.verdict()),
+            *_node(bundle, receipt, view, anchors),
         )
     )
+
+
+def _service(
+    bundle: Bundle,
+    parts: Parts,
+    receipt: Receipt | None,
+    facts: AppFacts | None,
+    anchors: VerifierAnchors,
+    *,
+    now: int,
+) -> tuple[Group, ...]:
+    """The groups of the service, where there is one or has to be."""
+    if bundle.service is None and anchors.nonce is None:
+        return ()
+    released = None
+    if not (receipt is None or facts is None or parts.evidence is None or parts.reference is None):
+        released = Released(receipt=receipt, evidence=parts.evidence, facts=facts, reference=parts.reference)
+    trusted = _evidence_anchors(anchors, report_data=b"", now=now, part=LogPart.FULL)
+    return service_groups(bundle.service, released, trusted, nonce=anchors.nonce)
+
+
+def _node(
+    bundle: Bundle, receipt: Receipt | None, view: ChainView | None, anchors: VerifierAnchors
+) -> tuple[Group, ...]:
+    """The group of the KMS, where its identity is given."""
+    if bundle.kms_node is None:
+        return ()
+    known = None if receipt is None or view is None else Registered(receipt=receipt, entry=view.kms_node)
+    group = node_group(
+        bundle.kms_node,
+        bundle.kms_reference,
+        known,
+        roots=anchors.roots,
+        intermediates=anchors.intermediates,
+        development=anchors.development,
+    )
+    return (group,)
 
 
 def _policy_group(receipt: Receipt | None, verdict: Verdict) -> Group:
@@ -123,15 +169,21 @@ def _evidence(parts: Parts, receipt: Receipt | None, anchors: VerifierAnchors) -
     return verify_evidence_tree(
         parts.evidence,
         parts.reference,
-        EvidenceAnchors(
-            roots=anchors.roots,
-            intermediates=anchors.intermediates,
-            report_data=report_data,
-            now=receipt.time,
-            part=LogPart.RELEASE,
-            app=ExpectedAppId(app_id=anchors.app_id),
-            development=anchors.development,
-        ),
+        _evidence_anchors(anchors, report_data=report_data, now=receipt.time, part=LogPart.RELEASE),
+    )
+
+
+def _evidence_anchors(
+    anchors: VerifierAnchors, *, report_data: bytes, now: int, part: LogPart
+) -> EvidenceAnchors:
+    return EvidenceAnchors(
+        roots=anchors.roots,
+        intermediates=anchors.intermediates,
+        report_data=report_data,
+        now=now,
+        part=part,
+        app=ExpectedAppId(app_id=anchors.app_id),
+        development=anchors.development,
     )
 
 
