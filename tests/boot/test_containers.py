@@ -98,6 +98,27 @@ greedy = container("greedy", "x=xxxxxxxxxxxxxxxx; while true; do x=$x$x; done",
                    limits=Limits(16 << 20, 32, 100, 256))
 outcome = workload(greedy).run()
 say("greedy", outcome.verdict.value, outcome.exit_codes)
+lines.clear()
+TALK = r'''
+import socket
+connection = socket.socket(socket.AF_UNIX)
+try:
+    connection.connect("/run/keyturn.sock")
+    connection.sendall(b"GET /v1/info HTTP/1.1\r\nHost: keyturn\r\n\r\n")
+    print(connection.makefile("rb").read().splitlines()[-1].decode())
+except OSError as error:
+    print(type(error).__name__)
+'''
+class Services:
+    def info(self):
+        return {"app": "served"}
+from guest_agent.socket_server import SocketServer
+server = SocketServer(__import__("pathlib").Path("/run/keyturn.sock"), Services())
+python = ("/usr/bin/python3.13", "-I", "-S", "-c", TALK)
+caller = container("caller", "", command=python, read_only=False, socket=True)
+workload(caller, caller._replace(name="stranger", socket=False)).run()
+server.close()
+say("socket", __import__("json").dumps(lines))
 say("left", [name for name in os.listdir("/run/crun") if not name.startswith(".")])
 """
 )
@@ -221,6 +242,12 @@ def test_a_program_that_is_not_there_is_a_failure(said: dict[str, str]) -> None:
 
 def test_a_sick_container_that_ignores_sigterm_is_killed(said: dict[str, str]) -> None:
     assert said["sick"] == "failed {'sick': 137}"
+
+
+def test_only_a_container_that_asks_for_the_agent_s_socket_reaches_it(said: dict[str, str]) -> None:
+    lines: list[str] = json.loads(said["socket"])
+    answers = {line for line in lines if line.startswith("[")}
+    assert answers == {'[caller] {"app":"served"}', "[stranger] FileNotFoundError"}
 
 
 def test_nothing_of_a_container_is_left(said: dict[str, str]) -> None:

@@ -1,7 +1,7 @@
 """A built kernel with its modules and root, booted directly to run one Python script: no firmware, no TPM.
 
 The root is the image's EROFS as first disk, not verified; the script runs as PID 1 with the guest's Python,
-the repository's ``guest_agent`` and ``measurements`` before everything else on the search path. It is for
+the repository's packages of the guest before everything else on the search path. It is for
 tests of what the kernel does, such as device-mapper; the real boot chain has its own tests.
 """
 
@@ -21,7 +21,7 @@ from measurements.qemu import die_with_parent
 from tests.support.tools import require_tool
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PACKAGES = ("guest_agent", "measurements")
+PACKAGES = ("attestation", "guest_agent", "measurements")
 INIT = """#!/usr/bin/busybox ash
 busybox=/usr/bin/busybox
 "$busybox" mount -t devtmpfs devtmpfs /dev
