@@ -19,9 +19,13 @@ from typing import Any
 
 import pytest
 
+from attestation.report_data import PURPOSE_APP, quote_report_data
 from image_builder.app_recipe import read_app_recipe
 from image_builder.local_files import local_path
 from image_builder.recipe import read_recipe
+from kms.service_proof import FreshPart, ServiceKey, service_report_data
+from measurements.app_manifest import KeyKind
+from tests.support.paper_tpm import Authority, PaperTpm
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "hello"
 
@@ -37,15 +41,25 @@ def test_recipes_are_valid() -> None:
     assert f'KEY = "{app.keys[0].path}"' in (EXAMPLE / "root" / "service.py").read_text()
 
 
+RELEASE: dict[str, Any] = {"receipt": {"payload": "…"}, "evidence": {"type": "…"}}
+NONCE = bytes(range(32))
+
+
 class Agent(BaseHTTPRequestHandler):
-    """Signs by returning what it was asked."""
+    """Signs and quotes by returning what it was asked."""
 
     status = 200
 
     def do_POST(self) -> None:
         asked = self.rfile.read(int(self.headers["Content-Length"]))
         answer = {"signature": "c2ln", "public": "cHVi", "kind": "ed25519", "receipt": None}
-        body = json.dumps(answer | {"asked": [self.path, json.loads(asked)]}).encode()
+        self.send({**answer, "asked": [self.path, json.loads(asked)]})
+
+    def do_GET(self) -> None:
+        self.send(RELEASE if self.path == "/v1/release" else {})
+
+    def send(self, answer: dict[str, Any]) -> None:
+        body = json.dumps(answer).encode()
         self.send_response(self.status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -102,11 +116,13 @@ def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
     pytest.fail("the service does not answer")
 
 
-def ask(port: int, path: str) -> dict[str, Any]:
+def ask(port: int, path: str, *, status: int = 200) -> dict[str, Any]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("GET", path)
-    document = json.loads(connection.getresponse().read())
+    answer = connection.getresponse()
+    document = json.loads(answer.read())
     connection.close()
+    assert answer.status == status
     assert isinstance(document, dict)
     return document
 
@@ -129,3 +145,33 @@ def test_without_the_agents_signature_there_is_no_answer(
     monkeypatch.setattr(Agent, "status", 404)
     with pytest.raises(http.client.HTTPException):
         ask(service, "/")
+
+
+def test_a_proof_binds_nonce_key_and_quote(service: int, tmp_path: Path) -> None:
+    proof = ask(service, f"/.well-known/keyturn?nonce={NONCE.hex()}")
+    assert {key: proof[key] for key in RELEASE} == RELEASE
+    assert (proof["type"], proof["nonce"]) == ("keyturn-service/1", NONCE.hex())
+    assert proof["key"] == {
+        "path": "hello/signing",
+        "kind": "ed25519",
+        "public": "cHVi",
+        "signature": "c2ln",
+    }
+    path, asked = proof["quote"]["asked"]
+    key = ServiceKey(path="", kind=KeyKind.ED25519, public=b"", signature=b"", document=proof["key"])
+    quote = PaperTpm(Authority("root")).evidence(report_data=bytes(64), runtime_events=[], app_manifest=b"{}")
+    bound = service_report_data(FreshPart(nonce=NONCE, key=key, quote=quote))
+    assert path == "/v1/quote"
+    assert quote_report_data(PURPOSE_APP, bytes.fromhex(asked["report_data"])) == bound
+    assert not (tmp_path / "visits").exists()
+
+
+@pytest.mark.parametrize("query", ["", "?nonce=", "?nonce=00", f"?nonce={'zz' * 32}", f"?nonce={'00' * 33}"])
+def test_a_proof_of_no_nonce_is_refused(query: str, service: int) -> None:
+    assert set(ask(service, f"/.well-known/keyturn{query}", status=400)) == {"error"}
+
+
+def test_without_the_agent_there_is_no_proof(service: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Agent, "status", 404)
+    with pytest.raises(http.client.HTTPException):
+        ask(service, f"/.well-known/keyturn?nonce={NONCE.hex()}")

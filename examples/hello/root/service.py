@@ -1,10 +1,14 @@
-"""Answers every GET with a signed greeting and counts its visits on the encrypted disk.
+"""Answers every GET with a signed greeting, counts its visits on the encrypted disk, and proves what it is.
 
 ``GET /?nonce=TEXT`` → ``{"payload": base64 of {"greeting", "nonce", "visits"}, "signature", "public", "kind",
 "receipt"}``: the payload is signed by the agent with the app's key ``hello/signing``.
+
+``GET /.well-known/keyturn?nonce=HEX`` (32 bytes) → what ``keyturn verify URL`` checks: "Service proof" in
+docs/formats.md.
 """
 
 import base64
+import hashlib
 import http.client
 import json
 import os
@@ -17,6 +21,9 @@ COUNTER = os.environ.get("HELLO_COUNTER", "/data/visits")
 PORT = int(os.environ.get("HELLO_PORT", "8080"))
 KEY = "hello/signing"
 LONGEST_NONCE = 128
+PROOF = "/.well-known/keyturn"
+PROOF_TYPE = "keyturn-service/1"
+PROOF_NONCE_SIZE = 32
 
 
 class Agent(http.client.HTTPConnection):
@@ -27,17 +34,45 @@ class Agent(http.client.HTTPConnection):
         self.sock.connect(AGENT)
 
 
-def sign(payload: bytes) -> dict[str, object]:
-    """The agent's signature over ``payload``."""
+def ask(method: str, path: str, document: object = None) -> dict[str, object]:
+    """The agent's answer to one call."""
     agent = Agent("agent", timeout=60)
-    body = json.dumps({"path": KEY, "data": base64.b64encode(payload).decode()})
-    agent.request("POST", "/v1/sign", body, {"Content-Type": "application/json"})
+    body = None if document is None else json.dumps(document)
+    agent.request(method, path, body, {} if body is None else {"Content-Type": "application/json"})
     answer = agent.getresponse()
-    document: dict[str, object] = json.loads(answer.read())
+    shown: dict[str, object] = json.loads(answer.read())
     agent.close()
     if answer.status != 200:
-        raise RuntimeError(f"the agent answers {answer.status}: {document}")
-    return document
+        raise RuntimeError(f"the agent answers {answer.status}: {shown}")
+    return shown
+
+
+def sign(payload: bytes) -> dict[str, object]:
+    """The agent's signature over ``payload``."""
+    return ask("POST", "/v1/sign", {"path": KEY, "data": base64.b64encode(payload).decode()})
+
+
+def canonical(document: object) -> bytes:
+    """The one form of ``document`` that is hashed and signed."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+
+
+def prove(nonce: bytes) -> dict[str, object]:
+    """That the key which signs here was released to this machine, which runs now."""
+    prefix = PROOF_TYPE.encode() + b"\0" + nonce
+    signed = sign(prefix)
+    key = {"path": KEY, "kind": signed["kind"], "public": signed["public"], "signature": signed["signature"]}
+    bound = hashlib.sha512(prefix + hashlib.sha256(canonical(key)).digest())
+    quote = ask("POST", "/v1/quote", {"report_data": bound.hexdigest()})
+    proof = {"type": PROOF_TYPE, "nonce": nonce.hex(), "key": key, "quote": quote}
+    return {**proof, **ask("GET", "/v1/release")}
+
+
+def greet(nonce: str) -> dict[str, object]:
+    """One visit."""
+    said = {"greeting": os.environ.get("GREETING", "hello"), "nonce": nonce, "visits": count()}
+    payload = canonical(said)
+    return {"payload": base64.b64encode(payload).decode(), **sign(payload)}
 
 
 def count() -> int:
@@ -55,16 +90,32 @@ def count() -> int:
     return visits
 
 
+def parse_nonce(text: str) -> bytes | None:
+    """32 bytes in hex, or nothing."""
+    try:
+        nonce = bytes.fromhex(text)
+    except ValueError:
+        return None
+    return nonce if len(nonce) == PROOF_NONCE_SIZE else None
+
+
 class Hello(BaseHTTPRequestHandler):
     """One request."""
 
     def do_GET(self) -> None:
-        nonce = parse_qs(urlsplit(self.path).query).get("nonce", [""])[0][:LONGEST_NONCE]
-        greeting = os.environ.get("GREETING", "hello")
-        said = {"greeting": greeting, "nonce": nonce, "visits": count()}
-        payload = json.dumps(said, sort_keys=True, separators=(",", ":")).encode()
-        body = json.dumps({"payload": base64.b64encode(payload).decode(), **sign(payload)}).encode()
-        self.send_response(200)
+        asked = urlsplit(self.path)
+        text = parse_qs(asked.query).get("nonce", [""])[0][:LONGEST_NONCE]
+        if asked.path != PROOF:
+            self.answer(200, greet(text))
+        elif (nonce := parse_nonce(text)) is None:
+            self.answer(400, {"error": f"nonce is not {PROOF_NONCE_SIZE} bytes in hex"})
+        else:
+            self.answer(200, prove(nonce))
+
+    def answer(self, status: int, document: object) -> None:
+        """Send a JSON document."""
+        body = json.dumps(document).encode()
+        self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
