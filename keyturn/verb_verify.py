@@ -1,4 +1,4 @@
-"""``keyturn verify``: evidence, a receipt or a bundle, as one tree of checks."""
+"""``keyturn verify``: a running service, evidence, a receipt or a bundle, as one tree of checks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from keyturn.verdict_output import require_tree, show_tree
 
 if TYPE_CHECKING:
     from attestation.verdict_tree import Tree
-    from keyturn.verify_inputs import AnchorOptions, ReceiptFiles
+    from keyturn.verify_inputs import AnchorOptions, NodeFiles, ReceiptFiles, ServiceInputs
     from kms.bundle import Bundle
     from kms.verification import VerifierAnchors
 
@@ -27,7 +27,8 @@ class Taken(StrEnum):
 
 
 _FileArgument = Annotated[
-    Path | None, typer.Argument(help="Evidence, or a receipt as the KMS shows it; none with --offline.")
+    str | None,
+    typer.Argument(help="URL of a service, evidence, or a receipt as the KMS shows it; none with --offline."),
 ]
 _OfflineOption = Annotated[Path | None, typer.Option("--offline", help="A bundle; nothing else is asked.")]
 _RootOption = Annotated[
@@ -59,7 +60,7 @@ _BatchOption = Annotated[
     Path | None, typer.Option("--anchors", help="For a receipt: the KMS's answer to /v1/anchors.")
 ]
 _RpcOption = Annotated[
-    str | None, typer.Option("--rpc", help="For a receipt: a node of the chain, for live proofs.")
+    str | None, typer.Option("--rpc", help="For a service or receipt: a node of the chain, for live proofs.")
 ]
 _ChainIdOption = Annotated[int | None, typer.Option("--chain-id", min=1, help="Trusted chain.")]
 _ContractOption = Annotated[str | None, typer.Option("--contract", help="Trusted registry (0x…).")]
@@ -77,7 +78,20 @@ _DevelopmentOption = Annotated[
     bool, typer.Option("--allow-development", help="Accept development images and a development KMS.")
 ]
 _BundleOption = Annotated[
-    Path | None, typer.Option("--write-bundle", help="For a receipt: keep all of it in a bundle.")
+    Path | None, typer.Option("--write-bundle", help="For a service or receipt: keep all of it in a bundle.")
+]
+_KmsOption = Annotated[
+    str | None, typer.Option("--kms", help="For a service: URL of the KMS of its receipt.")
+]
+_NodeOption = Annotated[
+    Path | None,
+    typer.Option("--kms-node", help="Also verify the KMS: file of keyturn kms check it was admitted with."),
+]
+_NodeReferenceOption = Annotated[
+    Path | None, typer.Option("--kms-reference", help="Its machine's reference values, if not the app's.")
+]
+_NonceOption = Annotated[
+    str | None, typer.Option("--nonce", help="For a bundle: the nonce that its service must have answered.")
 ]
 
 
@@ -107,16 +121,25 @@ def verify(
     app_id: _AppIdOption = None,
     allow_development: _DevelopmentOption = False,
     write_bundle: _BundleOption = None,
+    kms: _KmsOption = None,
+    kms_node: _NodeOption = None,
+    kms_reference: _NodeReferenceOption = None,
+    nonce: _NonceOption = None,
     json: JsonOption = False,
 ) -> None:
     """Check everything from the hardware's root to the policy on chain; exit 0 only if all of it holds."""
     from keyturn.input_files import read_document
-    from keyturn.verify_inputs import AnchorOptions, ReceiptFiles, VerifyUsageError
+    from keyturn.service_client import is_url
+    from keyturn.verify_inputs import AnchorOptions, NodeFiles, ReceiptFiles, ServiceInputs, VerifyUsageError
 
     out = Output(json=json)
     if (file is None) == (offline is None):
         raise VerifyUsageError(
             "exactly one of them is needed", subject="FILE, --offline", advice="name what to verify"
+        )
+    if nonce is not None and offline is None:
+        raise VerifyUsageError(
+            "belongs to --offline", subject="--nonce", advice="leave it out: a new one is made for a service"
         )
     options = AnchorOptions(
         roots=root or [],
@@ -128,10 +151,15 @@ def verify(
         kms_id=kms_id,
         app_id=app_id,
         development=allow_development,
+        nonce=nonce,
     )
+    node = NodeFiles(node=kms_node, reference=kms_reference)
     if offline is not None:
-        tree = _verify_offline(offline, options)
-    elif _is_evidence(document := read_document(_given(file))):
+        tree = _verify_offline(offline, options, node)
+    elif is_url(given := _given(file)):
+        service = ServiceInputs(url=given, kms=kms, reference=reference)
+        tree = _verify_service(service, options, node, rpc, write_bundle)
+    elif _is_evidence(document := read_document(Path(given))):
         tree = _verify_evidence(document, options, reference, manifest, report_data, log_part)
     else:
         files = ReceiptFiles(
@@ -141,13 +169,13 @@ def verify(
             public_key=public_key,
             anchors=anchors,
         )
-        tree = _verify_receipt(files, options, rpc, write_bundle)
+        tree = _verify_receipt(files, options, node, rpc, write_bundle)
     show_tree(out, tree, title="verification")
     out.result(tree.as_json())
     require_tree(tree)
 
 
-def _given(file: Path | None) -> Path:
+def _given(file: str | None) -> str:
     assert file is not None
     return file
 
@@ -158,13 +186,48 @@ def _is_evidence(document: Any) -> bool:
     return isinstance(document, dict) and document.get("type") == TYPE
 
 
-def _verify_offline(path: Path, options: AnchorOptions) -> Tree:
+def _verify_offline(path: Path, options: AnchorOptions, node: NodeFiles) -> Tree:
     from keyturn.input_files import read_limited
-    from keyturn.verify_inputs import make_anchors
+    from keyturn.verify_inputs import make_anchors, with_node
     from kms.bundle import parse_bundle
     from kms.verification import verify_bundle
 
-    return verify_bundle(parse_bundle(read_limited(path)), make_anchors(options), now=_now())
+    bundle = with_node(parse_bundle(read_limited(path)), node)
+    return verify_bundle(bundle, make_anchors(options), now=_now())
+
+
+def _verify_service(
+    service: ServiceInputs,
+    options: AnchorOptions,
+    node: NodeFiles,
+    rpc: str | None,
+    write_bundle: Path | None,
+) -> Tree:
+    """What the service shows for a nonce made here, with what KMS and chain say about it."""
+    import dataclasses
+    import secrets
+
+    from keyturn.input_files import read_document
+    from keyturn.service_client import fetch_service_proof
+    from keyturn.verify_inputs import make_anchors, needed
+    from kms.bundle import Bundle
+    from kms.client import fetch_release_parts
+
+    nonce = secrets.token_bytes(32)
+    anchors = dataclasses.replace(make_anchors(options), nonce=nonce)
+    reference = read_document(needed(service.reference, "--reference"))
+    kms, rpc = needed(service.kms, "--kms"), needed(rpc, "--rpc")
+    proof = fetch_service_proof(service.url, nonce=nonce)
+    bundle = Bundle(
+        receipt=proof.receipt,
+        evidence=proof.evidence,
+        service=proof.fresh,
+        reference=reference,
+        chain=None,
+        anchoring=None,
+        **fetch_release_parts(kms, envelope=proof.receipt),
+    )
+    return _verify_live(bundle, anchors, node, rpc, write_bundle)
 
 
 def _verify_evidence(
@@ -197,14 +260,22 @@ def _verify_evidence(
 
 
 def _verify_receipt(
-    files: ReceiptFiles, options: AnchorOptions, rpc: str | None, write_bundle: Path | None
+    files: ReceiptFiles, options: AnchorOptions, node: NodeFiles, rpc: str | None, write_bundle: Path | None
 ) -> Tree:
     from keyturn.verify_inputs import make_anchors, needed, read_receipt_parts
+
+    bundle = read_receipt_parts(files)
+    return _verify_live(bundle, make_anchors(options), node, needed(rpc, "--rpc"), write_bundle)
+
+
+def _verify_live(
+    bundle: Bundle, anchors: VerifierAnchors, node: NodeFiles, rpc: str, write_bundle: Path | None
+) -> Tree:
+    from keyturn.verify_inputs import with_node
     from kms.bundle import encode_bundle
     from kms.verification import verify_bundle
 
-    anchors = make_anchors(options)
-    bundle = _with_chain(read_receipt_parts(files), anchors, needed(rpc, "--rpc"))
+    bundle = with_node(_with_chain(bundle, anchors, rpc), node)
     if write_bundle is not None:
         write_bundle.write_bytes(encode_bundle(bundle))
     return verify_bundle(bundle, anchors, now=_now())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from kms.bundle import Bundle
     from kms.verification import VerifierAnchors
 
+_NONCE = re.compile(r"[0-9a-f]{64}")
 _REPORT_DATA = re.compile(r"[0-9a-f]{128}")
 
 
@@ -37,6 +38,7 @@ class AnchorOptions:
     kms_id: str | None
     app_id: str | None
     development: bool
+    nonce: str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +50,25 @@ class ReceiptFiles:
     reference: Path | None
     public_key: Path | None
     anchors: Path | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeFiles:
+    """The identity of the KMS, and the reference values of its machine, by default those of the app's; None
+    is not given.
+    """
+
+    node: Path | None
+    reference: Path | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServiceInputs:
+    """What is asked about a service: its URL, that of the KMS, and what was predicted of its machine."""
+
+    url: str
+    kms: str | None
+    reference: Path | None
 
 
 def needed(value: Any, option: str) -> Any:
@@ -62,6 +83,23 @@ def parse_report_data(text: str) -> bytes:
     if not _REPORT_DATA.fullmatch(text.lower()):
         raise _usage("is not 64 bytes in hex", "--report-data")
     return bytes.fromhex(text)
+
+
+def parse_nonce(text: str) -> bytes:
+    """32 bytes in hex."""
+    if not _NONCE.fullmatch(text.lower()):
+        raise _usage("is not 32 bytes in hex", "--nonce")
+    return bytes.fromhex(text)
+
+
+def with_node(bundle: Bundle, files: NodeFiles) -> Bundle:
+    """The bundle with the identity of its KMS, where it is given."""
+    if files.node is None:
+        if files.reference is not None:
+            raise _usage("needs --kms-node", "--kms-reference")
+        return bundle
+    predicted = bundle.reference if files.reference is None else read_document(files.reference)
+    return replace(bundle, kms_node=read_document(files.node), kms_reference=predicted)
 
 
 def make_anchors(options: AnchorOptions) -> VerifierAnchors:
@@ -100,6 +138,7 @@ def make_anchors(options: AnchorOptions) -> VerifierAnchors:
         kms_id=digest(needed(options.kms_id, "--kms-id"), "--kms-id"),
         app_id=address(options.app_id, "--app-id"),
         development=options.development,
+        nonce=None if options.nonce is None else parse_nonce(options.nonce),
     )
 
 

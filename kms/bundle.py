@@ -71,6 +71,10 @@ LATER_HEADER_KEYS = (
 """Of forks that not every chain has."""
 
 _MOST_SLOTS = 64
+_WHOLE = "make the bundle with every part"
+_ABSENT = {
+    "anchoring": "anchor the receipt with keyturn chain anchor, wait until the block is final, verify again",
+}
 _Part = TypeVar("_Part")
 
 
@@ -198,9 +202,7 @@ def _read_part(name: str, document: Any, parse: Callable[[Any], _Part]) -> tuple
     try:
         with checks.step(f"part-{name}", expected=f"the {name}, well formed"):
             if document is None:
-                raise FormatError(
-                    f"there is no {name}", subject="bundle", advice="make the bundle with every part"
-                )
+                raise FormatError(f"there is no {name}", subject="bundle", advice=_ABSENT.get(name, _WHOLE))
             part = parse(document)
     except CheckFailedError:
         return None, checks.verdict()

@@ -11,13 +11,14 @@ from attestation.evidence import MAX_EVIDENCE
 from kms.merkle import proof_holds
 from kms.node import node_document
 from kms.public_half import PublicKeyOf, read_public_half
-from kms.receipt import LARGEST_PAYLOAD, parse_envelope, receipt_hash, verify_receipt
+from kms.receipt import LARGEST_PAYLOAD, parse_envelope, parse_receipt, receipt_hash, verify_receipt
 from kms.root_key import kms_id as hash_of_keys
 from kms.strict_json import Fields, read_object
 from measurements.errors import KeyturnError, RefusedError
 
 CALL_SECONDS = 30
 LARGEST_ANSWER = 4 * LARGEST_PAYLOAD
+LARGEST_BATCHES = 4 << 20
 LARGEST_IDENTITY = MAX_EVIDENCE + LARGEST_ANSWER
 _PIECE = 1 << 14
 
@@ -85,6 +86,23 @@ def fetch_public_half(url: str, key: PublicKeyOf, *, allow_development: bool) ->
         ed25519=bytes.fromhex(identity["ed25519"]),
         development=identity["development"],
     )
+
+
+def fetch_release_parts(url: str, *, envelope: Any) -> dict[str, Any]:
+    """Keys, inclusion proof and batch of the receipt in ``envelope`` (JSON) as parts of a bundle, none of it
+    verified; asking closes the batch. Raises ``FormatError`` for an envelope that is none.
+    """
+    payload = parse_envelope(envelope).payload
+    seq, identity = parse_receipt(payload).seq, fetch_identity(url)
+    batches = _get(url, f"/v1/anchors?after={seq - 1}", largest=LARGEST_BATCHES).array(
+        "batches", most=1 << 20
+    )
+    inclusion = _get(url, f"/v1/receipts/{receipt_hash(payload).hex()}").raw("inclusion")
+    return {
+        "kms": {name: identity[name] for name in ("ed25519", "secp256k1")},
+        "inclusion": inclusion,
+        "batch": next(iter(batches), None),
+    }
 
 
 def fetch_receipt(url: str, *, receipt_hash: str, kms_id: str) -> dict[str, Any]:
