@@ -12,6 +12,7 @@ The fresh evidence is checked like that of a release, with the whole log (groups
 ``same-app``            so are app and app hash
 ``same-instance``       so is the instance
 ``same-configuration``  so is the configuration disk
+``same-documents``      so are certificate, firmware log and all else that a boot does not change, to the byte
 ======================  ================================================================================
 
 A proof that is read from a bundle is about the nonce in that bundle: that it was fresh then is the word of
@@ -34,7 +35,16 @@ from measurements.reference import Reference
 
 PREFIX = "fresh-"
 SERVICE_CHECKS = ("service-form", "service-nonce", "service-signature", "service-key")
-SAME_CHECKS = ("same-machine", "same-boot", "same-app", "same-instance", "same-configuration")
+SAME_CHECKS = (
+    "same-machine",
+    "same-boot",
+    "same-app",
+    "same-instance",
+    "same-configuration",
+    "same-documents",
+)
+SAME_DOCUMENTS = ("ak_public", "ek_certificate", "event_log", "app_manifest", "reference")
+"""Parts of evidence that do not change within a boot; the receipt's evidence hash binds them to the byte."""
 
 _ELSEWHERE = "the service runs elsewhere than where its keys were released to"
 _RESTART = "let the service show the release of this boot, and ask again"
@@ -135,6 +145,15 @@ def _check_same(checks: CheckList, released: Released, fresh: FreshPart, facts: 
         ("same-configuration", then.release.config_hash, now.release.config_hash),
     ):
         checks.equal(name, expected=before, found=after, reason=_ELSEWHERE, advice=_RESTART)
+    other = [one for one in SAME_DOCUMENTS if getattr(released.evidence, one) != getattr(fresh.quote, one)]
+    checks.require(
+        "same-documents",
+        not other,
+        expected=", ".join(SAME_DOCUMENTS),
+        found=f"another {', '.join(other)}" if other else "the same",
+        reason="the fresh evidence shows another document than the KMS saw",
+        advice=_RESTART,
+    )
 
 
 def _check_boot(checks: CheckList, then: Quote, now: Quote) -> None:

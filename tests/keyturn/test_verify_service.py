@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -39,6 +40,7 @@ class Surroundings:
         self.kms_url = self.rpc_url = self.url = ""
         self.asked: list[str] = []
         self.answer: Answer = self.honest
+        self.drip = False
 
     def honest(self, nonce: bytes, **changes: Any) -> tuple[int, dict[str, str], bytes]:
         proof = service_proof(make_fresh(self.world, self.guest, nonce=nonce, **changes), self.bundle)
@@ -59,7 +61,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Surroundings]:
 
 @pytest.fixture
 def around(running: Surroundings) -> Surroundings:
-    running.answer = running.honest
+    running.answer, running.drip = running.honest, False
     running.asked.clear()
     return running
 
@@ -77,13 +79,22 @@ class Service(http.server.BaseHTTPRequestHandler):
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
+        if self.around.drip:
+            self.trickle(body)
+        else:
+            self.wfile.write(body)
+
+    def trickle(self, body: bytes) -> None:
+        with contextlib.suppress(OSError):
+            for place in range(len(body)):
+                self.wfile.write(body[place : place + 1])
+                time.sleep(0.05)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is the base class's
         """Quiet."""
 
 
-@contextmanager
+@contextlib.contextmanager
 def server(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
     with http.server.HTTPServer(("127.0.0.1", 0), handler) as listening:
         thread = threading.Thread(target=listening.serve_forever)
@@ -93,7 +104,7 @@ def server(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
         thread.join()
 
 
-@contextmanager
+@contextlib.contextmanager
 def kms_of(world: World) -> Iterator[str]:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
@@ -137,6 +148,8 @@ def test_a_service_verifies_from_its_address(shell: Shell, around: Surroundings)
     status, out = shell.run(*offline)
     assert status == 0
     assert "the word of whoever kept it" in out
+    node = shell.file("node.json", make_node())
+    assert shell.failures(*offline, "--kms-node", node) == (1, ["kms-app-hash"])
 
 
 def test_every_call_has_its_own_nonce(shell: Shell, around: Surroundings) -> None:
@@ -189,9 +202,29 @@ def test_attack_service_that_never_ends(
 ) -> None:
     monkeypatch.setattr(service_client, "LARGEST_PROOF", 1000)
     assert shell.failures(*words(shell, around)) == (2, ["service"])
-    monkeypatch.undo()
-    monkeypatch.setattr(service_client, "TOTAL_SECONDS", -1)
+
+
+def test_attack_service_that_answers_byte_by_byte(
+    shell: Shell, around: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_client, "TOTAL_SECONDS", 1)
+    around.drip = True
+    began = time.monotonic()
     assert shell.failures(*words(shell, around)) == (2, ["service"])
+    assert time.monotonic() - began < 10
+
+
+def test_an_answer_that_is_cut_off(shell: Shell, around: Surroundings) -> None:
+    whole = around.honest
+    around.answer = lambda nonce: (200, {"Content-Length": "9000000"}, whole(nonce)[2])
+    assert shell.failures(*words(shell, around)) == (2, ["service"])
+
+
+@pytest.mark.parametrize(
+    "url", ["http://", "http://127.0.0.1:1/?a=b", "http://127.0.0.1:99999/", "https://["]
+)
+def test_an_address_that_is_none(url: str, shell: Shell, around: Surroundings) -> None:
+    assert shell.failures(url, *words(shell, around)[1:]) == (2, ["service"])
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"type":"keyturn-service/1"}'])

@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from attestation.report_data import quote_report_data
 from contracts import layout
@@ -33,6 +35,7 @@ from kms.service_proof import (
 from kms.strict_json import canonical_json
 from kms.verification import verify_bundle
 from measurements.app_manifest import KeyKind
+from measurements.canonical import parse_json
 from measurements.errors import FormatError
 from tests.kms import nodes
 from tests.kms.bundles import anchors_of, make_bundle
@@ -166,6 +169,17 @@ def test_attack_another_configuration(service: Service) -> None:
     assert failures(service, service.with_proof(events=events)) == ["same-configuration"]
 
 
+def test_attack_firmware_log_with_other_descriptions(service: Service) -> None:
+    """What no signature covers: the type of an event in the log."""
+    bundle = service.with_proof()
+    log = bytearray(base64.b64decode(bundle.service["quote"]["event_log"]))
+    places = [place for place in range(len(log)) if log[place : place + 4] == (13).to_bytes(4, "little")]
+    log[places[-1]] = 14
+    quote = {**bundle.service["quote"], "event_log": base64.b64encode(log).decode()}
+    changed = dataclasses.replace(bundle, service={**bundle.service, "quote": quote})
+    assert failures(service, changed) == ["same-documents"]
+
+
 def test_attack_quote_from_before_the_app_ran(service: Service) -> None:
     assert failures(service, service.with_proof(events=service.guest.events())) == ["fresh-runtime-log"]
 
@@ -208,6 +222,20 @@ def test_a_flipped_byte_fails(path: tuple[str, ...], check: str, service: Servic
     middle = len(text) // 2
     place[path[-1]] = text[:middle] + ("1" if text[middle] != "1" else "2") + text[middle + 1 :]
     assert check in failures(service, dataclasses.replace(bundle, service=document))
+
+
+@settings(max_examples=40)
+@given(data=st.data())
+def test_any_flipped_byte_of_a_proof_fails(data: st.DataObject, service: Service) -> None:
+    bundle = service.with_proof()
+    raw = canonical_json(bundle.service)
+    place = data.draw(st.integers(0, len(raw) - 1))
+    other = data.draw(st.sampled_from(b'0123456789abcdefABC"{}[],:+/=').filter(lambda b: b != raw[place]))
+    try:
+        document = parse_json(raw[:place] + bytes([other]) + raw[place + 1 :])
+    except FormatError:
+        return
+    assert failures(service, dataclasses.replace(bundle, service=document)) != []
 
 
 @pytest.mark.parametrize(
