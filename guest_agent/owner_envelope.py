@@ -105,11 +105,19 @@ def open_envelope(envelope: Envelope, target: Target, secret: bytes) -> Opened:
     """What is inside an envelope for ``target`` (what was measured); ``secret``: the app's X25519 private key
     (32 bytes). Raises ``EnvelopeError``, ``EnvelopeFormatError`` or ``CanonicalError``.
     """
+    signed = check_owner(envelope, target)
+    env = parse_secrets(_decrypt(envelope, secret))
+    return Opened(env, Seen(envelope.counter, hashlib.sha256(signed).digest()))
+
+
+def check_owner(envelope: Envelope, target: Target) -> bytes:
+    """What the owner signed, if the envelope is for ``target``; that needs no secret. Raises
+    ``EnvelopeError``.
+    """
     _check_target(envelope.target, target)
     signed = signed_bytes(envelope.target, envelope.counter, envelope.sealed)
     _check_signature(target.owner_key, envelope.signature, signed)
-    env = parse_secrets(_decrypt(envelope, secret))
-    return Opened(env, Seen(envelope.counter, hashlib.sha256(signed).digest()))
+    return signed
 
 
 def check_counter(seen: Seen, before: Seen | None) -> None:

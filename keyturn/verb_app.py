@@ -158,16 +158,17 @@ def config(
     from measurements.config_disk import Config, config_hash
 
     out = Output(json=json)
+    manifest = (app / MANIFEST_NAME).read_bytes()
     identity = _instance_id(instance_id)
     document = write_config(
         output,
         Config(
-            app_manifest=(app / MANIFEST_NAME).read_bytes(),
+            app_manifest=manifest,
             instance_id=identity,
             network=_network(address, gateway),
             kms_urls=tuple(kms or ()),
             env=_environment(env or ()),
-            envelope=None if envelope is None else envelope.read_bytes(),
+            envelope=None if envelope is None else _envelope(envelope, manifest),
             reference=None if reference is None else _reference(reference),
         ),
     )
@@ -255,6 +256,19 @@ def _environment(entries: Sequence[str]) -> dict[str, str]:
             )
         found[name] = value
     return found
+
+
+def _envelope(path: Path, app_manifest: bytes) -> bytes:
+    """An envelope of the app's owner for this app, as far as that can be seen without the app's key."""
+    from guest_agent.owner_envelope import check_owner, target_of
+    from keyturn.input_files import read_limited
+    from measurements.app_manifest import parse_manifest
+    from measurements.envelope import parse_envelope
+
+    data = read_limited(path)
+    envelope = parse_envelope(data)
+    check_owner(envelope, target_of(parse_manifest(app_manifest), epoch=envelope.target.epoch))
+    return data
 
 
 def _reference(path: Path) -> dict[str, Json]:

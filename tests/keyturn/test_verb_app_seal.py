@@ -150,6 +150,24 @@ class TestSeal:
                 main([*words, *more])
             assert int(caught.value.code or 0) == expected
 
+    def test_a_config_disk_takes_no_envelope_that_the_guest_would_refuse(
+        self, served: Served, shell: Shell, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert shell.seal(served.url)[0] == 0
+        good = json.loads(Path("envelope.json").read_bytes())
+        for change, reason in (
+            ({"app_id": "0x" + "12" * 20}, "another app_id"),
+            ({"counter": 3}, "signature"),
+            ({"counter": 0}, "counter"),
+        ):
+            changed = json.dumps(good | change, sort_keys=True, separators=(",", ":"))
+            Path("changed.json").write_text(changed)
+            with pytest.raises(SystemExit) as caught:
+                main(["app", "config", "app", "--kms", served.url, "--envelope", "changed.json"])
+            assert caught.value.code
+            assert reason in capsys.readouterr().err
+        assert not Path("config.disk").exists()
+
     def test_json(self, served: Served, shell: Shell) -> None:
         status, out, _ = shell.seal(served.url, "--output", "e", "--json")
         assert status == 0
