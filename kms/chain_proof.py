@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import rlp
 from eth_hash.auto import keccak
 from rlp.exceptions import RLPException
-from trie.exceptions import BadTrieProof, InvalidNode
+from trie.exceptions import BadTrieProof, InvalidNode, ValidationError
 from trie.hexary import HexaryTrie
 
 from kms.refusal import RefusalCode, RefusalError
@@ -30,6 +30,12 @@ WORD_SIZE = 32
 EMPTY_TRIE = keccak(b"\x80")
 MOST_NODES = 64
 """Deepest possible path: one node for each half byte of a key."""
+
+_BAD_NODES = (
+    *(BadTrieProof, InvalidNode, ValidationError, RLPException),
+    *(LookupError, ValueError, TypeError, AssertionError),
+)
+"""What ``trie`` raises for nodes that are none, some of it by accident."""
 
 _QUANTITY = re.compile(r"0x(?:0|[1-9a-f][0-9a-f]*)")
 _DATA = re.compile(r"0x(?:[0-9a-f]{2})*")
@@ -189,7 +195,7 @@ def prove_value(nodes: Sequence[bytes], *, root: bytes, key: bytes) -> bytes:
         _refuse(RefusalCode.PROOF, "the proof's nodes do not follow each other")
     try:
         return bytes(HexaryTrie.get_from_proof(root, key, decoded))  # type: ignore[no-untyped-call]
-    except (BadTrieProof, InvalidNode, KeyError, ValueError, TypeError) as error:
+    except _BAD_NODES as error:
         _refuse(RefusalCode.PROOF, "the proof does not reach the key", cause=error)
 
 

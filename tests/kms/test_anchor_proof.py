@@ -6,8 +6,11 @@ import dataclasses
 from typing import Any
 
 import pytest
-from hypothesis import given
+import rlp
+from eth_hash.auto import keccak
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from trie.hexary import HexaryTrie
 
 from attestation.verdict import CheckFailedError, CheckList
 from kms.anchor_proof import (
@@ -121,6 +124,32 @@ def test_a_flipped_bit_in_the_proof_fails(data: st.DataObject) -> None:
     node[data.draw(st.integers(0, len(node) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     nodes = (*PROOF.nodes[:place], bytes(node), *PROOF.nodes[place + 1 :])
     assert failed(dataclasses.replace(PROOF, nodes=nodes)) == "anchored-on-chain"
+
+
+RLP_TREES = st.recursive(st.binary(max_size=40), lambda tree: st.lists(tree, max_size=17), max_leaves=30)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(st.binary(max_size=200) | RLP_TREES.map(rlp.encode))
+def test_any_node_at_the_root_is_refused(node: bytes) -> None:
+    """Whoever makes up a header chooses its root, so that every node is one that its hash fits."""
+    header = dataclasses.replace(PROOF.header, receipts_root=keccak(node))
+    assert failed(dataclasses.replace(PROOF, header=header, nodes=(node,))) == "anchored-on-chain"
+
+
+@pytest.mark.parametrize("node", [b"\x00", rlp.encode([b"\x00", b"\xb8"]), rlp.encode([b"\x00", b"\x81"])])
+def test_a_node_that_the_library_does_not_expect_is_refused(node: bytes) -> None:
+    header = dataclasses.replace(PROOF.header, receipts_root=keccak(node))
+    assert failed(dataclasses.replace(PROOF, header=header, nodes=(node,))) == "anchored-on-chain"
+
+
+@given(st.binary(min_size=1, max_size=100) | RLP_TREES.map(rlp.encode))
+def test_any_value_that_is_no_receipt_is_refused(value: bytes) -> None:
+    trie = HexaryTrie({})
+    trie[rlp.encode(PROOF.index)] = value
+    header = dataclasses.replace(PROOF.header, receipts_root=trie.root_hash)
+    nodes = tuple(rlp.encode(node) for node in trie.get_proof(rlp.encode(PROOF.index)))  # type: ignore[no-untyped-call]
+    assert failed(dataclasses.replace(PROOF, header=header, nodes=nodes)) == "anchored-on-chain"
 
 
 def test_without_nodes_nothing_is_proven() -> None:
