@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from keyturn.demo.governance import Chain
 from keyturn.demo.guest import NETWORK, Guest, Machine
 from keyturn.demo.images import BASE, LOCK, REFERENCE, keep_lock, lock_and_fetch
-from keyturn.demo.kms_act import RunningKms, Tpms
+from keyturn.demo.kms_act import NODE, RunningKms, Tpms
 from keyturn.demo.runner import DemoError, DemoRefusedError, Runner
 from keyturn.demo.story import Story
 
@@ -127,8 +127,17 @@ def verify_service(
     assert guest.machine.port is not None
     return runner.run(
         *("verify", f"http://127.0.0.1:{guest.machine.port[0]}/", *_anchors(pins, tpms)),
-        *("--kms", kms.url, "--rpc", pins.chain.url, "--reference", REFERENCE, "--write-bundle", bundle),
+        *("--kms", kms.url, "--kms-node", NODE, "--kms-reference", REFERENCE, "--rpc", pins.chain.url),
+        *("--reference", REFERENCE, "--write-bundle", bundle),
     )
+
+
+def check_released(bundle: Path, answer: Answer) -> None:
+    """Check that the key of ``answer`` is in the verified bundle's receipt. Raises ``DemoRefusedError``."""
+    receipt = json.loads(bundle.read_text(encoding="utf-8"))["receipt"]
+    keys = json.loads(base64.b64decode(receipt["payload"]))["keys"]
+    if base64.b64decode(answer.public).hex() not in [key["public"] for key in keys]:
+        raise _refused("is signed by a key that the KMS did not release")
 
 
 def verify_offline(runner: Runner, *, pins: Pins, tpms: Tpms, bundle: str) -> dict[str, Any]:

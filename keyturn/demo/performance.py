@@ -183,6 +183,7 @@ class Performance:
         with self.story.step("puts the KMS's receipts on chain, verifies the service up to there") as step:
             governance.anchor(kms.url, kms.kms_id)
             tree = app_act.verify_service(self._runner, guest, kms, pins=pins, tpms=tpms, bundle=BUNDLE)
+            app_act.check_released(self._runner.folder / BUNDLE, first)
             offline = app_act.verify_offline(self._runner, pins=pins, tpms=tpms, bundle=BUNDLE)
             checks = app_act.count_checks(tree)
             step.result = f"{checks} checks hold, {app_act.count_checks(offline)} without any network"

@@ -15,7 +15,7 @@ import requests
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from keyturn import verb_demo
-from keyturn.demo.app_act import SIGNED_PREFIX, check_answer
+from keyturn.demo.app_act import SIGNED_PREFIX, check_answer, check_released
 from keyturn.demo.guest import GivenUp, find_given_up
 from keyturn.demo.images import compare_registers
 from keyturn.demo.refusals import REVOKED, Refusal, checked, table_rows, told
@@ -63,6 +63,17 @@ class TestAnswers:
         document["public"] = base64.b64encode(key.public_key().public_bytes_raw()).decode()
         with pytest.raises(DemoRefusedError):
             check_answer(document, nonce="abc")
+
+    def test_signed_by_a_key_that_was_not_released(self, tmp_path: Path) -> None:
+        found = check_answer(answer("abc"), nonce="abc")
+        public = base64.b64decode(found.public).hex()
+        for name, key in (("good", public), ("bad", "00" * 32)):
+            payload = json.dumps({"keys": [{"public": None}, {"public": key}]}).encode()
+            receipt = {"payload": base64.b64encode(payload).decode()}
+            (tmp_path / name).write_text(json.dumps({"receipt": receipt}))
+        check_released(tmp_path / "good", found)
+        with pytest.raises(DemoRefusedError, match="did not release"):
+            check_released(tmp_path / "bad", found)
 
 
 class TestGivenUp:
