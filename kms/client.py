@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlencode
 
-import requests
-
 from attestation.evidence import MAX_EVIDENCE
+from kms.http_get import GetError, get
 from kms.merkle import proof_holds
 from kms.node import node_document
 from kms.public_half import PublicKeyOf, read_public_half
@@ -16,11 +15,10 @@ from kms.root_key import kms_id as hash_of_keys
 from kms.strict_json import Fields, read_object
 from measurements.errors import KeyturnError, RefusedError
 
-CALL_SECONDS = 30
+CALL_SECONDS = 60
 LARGEST_ANSWER = 4 * LARGEST_PAYLOAD
 LARGEST_BATCHES = 4 << 20
 LARGEST_IDENTITY = MAX_EVIDENCE + LARGEST_ANSWER
-_PIECE = 1 << 14
 
 
 class KmsAnswerError(KeyturnError):
@@ -150,25 +148,12 @@ def _check_inclusion(inclusion: Fields, payload: bytes, *, seq: int) -> None:
 
 def _get(url: str, path: str, *, largest: int = LARGEST_ANSWER) -> Fields:
     try:
-        with requests.get(
-            f"{url.rstrip('/')}{path}", timeout=CALL_SECONDS, stream=True, allow_redirects=False
-        ) as answer:
-            body = _read(answer, largest)
-            status = answer.status_code
-    except (requests.RequestException, ValueError) as error:
-        raise _no_answer(f"{path} failed: {type(error).__name__}") from error
+        status, body = get(url, path, seconds=CALL_SECONDS, largest=largest)
+    except GetError as error:
+        raise _no_answer(f"{path} failed: {error}") from error
     if status != 200:
         raise _no_answer(f"{path} was answered with status {status}")
     return read_object(body, subject=f"answer to {path}")
-
-
-def _read(answer: requests.Response, largest: int) -> bytes:
-    whole = bytearray()
-    for piece in answer.iter_content(_PIECE):
-        whole += piece
-        if len(whole) > largest:
-            raise ValueError("the answer is too large")
-    return bytes(whole)
 
 
 def _no_answer(reason: str) -> KmsAnswerError:
