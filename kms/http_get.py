@@ -1,7 +1,7 @@
 """One GET, for a verifier that trusts nobody: no redirects, no proxies, limited in time and size.
 
-A timeout per read lets the other side hold the caller for as long as it sends a byte now and then, so the whole
-answer has a deadline of its own.
+A timeout per read lets the other side hold the caller for as long as it sends a byte now and then, so the
+whole answer has a deadline of its own.
 """
 
 from __future__ import annotations
