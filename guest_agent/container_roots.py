@@ -12,7 +12,7 @@ from pathlib import Path
 
 from guest_agent.device_tables import check_volumes, slice_table, verity_table
 from guest_agent.programs import run
-from guest_agent.storage import BUSYBOX, create, disk_size
+from guest_agent.storage import BUSYBOX, Device, create_devices, disk_size
 from measurements.app_manifest import Container
 
 FOLDER = "/run/keyturn"
@@ -39,8 +39,14 @@ def open_roots(containers: tuple[Container, ...], *, disk: str) -> dict[str, str
 def open_root(container: Container, *, disk: str) -> str:
     """Open and mount the root of one container; its path."""
     name = f"app-{container.name}"
-    create(f"{name}-slice", slice_table(container.volume, device=disk), "--readonly")
-    create(name, verity_table(container.volume, device=f"/dev/mapper/{name}-slice"), "--readonly")
+    part = f"{name}-slice"
+    verity = verity_table(container.volume, device=f"/dev/mapper/{part}")
+    create_devices(
+        (
+            Device(part, slice_table(container.volume, device=disk), read_only=True),
+            Device(name, verity, read_only=True),
+        )
+    )
     root = f"{FOLDER}/roots/{container.name}"
     _mount("erofs", f"/dev/mapper/{name}", root, "ro,nosuid,nodev")
     return _overlay(container, root)
