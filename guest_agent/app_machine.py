@@ -7,6 +7,7 @@ folder and become importable only here.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -115,15 +116,17 @@ class Machine:
             with stop_requests(self._buttons) as stop:
                 workload = Workload(containers, roots=roots, volumes=DATA, host_env=app.env, say=self.say)
                 self.say("app: started")
-                outcome = workload.run(stop=stop, when_started=self._tell_timeline)
+                outcome = workload.run(stop=stop, when_started=self._started)
         finally:
             server.close()
             if self._data_mounted:
                 storage.release(DATA)
         return end_of(outcome.verdict)
 
-    def _tell_timeline(self) -> None:
+    def _started(self) -> None:
+        """The first container is started, so the boot is over."""
         timeline.BOOT.mark(Moment.CONTAINER)
+        gc.enable()
         self.say(timeline_line(timeline.BOOT.times))
 
     def say(self, line: str) -> None:

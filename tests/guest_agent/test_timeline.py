@@ -31,7 +31,7 @@ def test_the_line_comes_when_the_first_container_is_started(
 ) -> None:
     monkeypatch.setattr(timeline, "BOOT", timeline.Recorder())
     timeline.BOOT.mark(Moment.KEYS, at_us=8)
-    app_machine.Machine._tell_timeline(Machine(()))
+    app_machine.Machine._started(Machine(()))
     found = find_timeline(capfd.readouterr().out.encode())
     assert list(found) == [Moment.KEYS, Moment.CONTAINER]
     assert found[Moment.KEYS] == 8
