@@ -21,6 +21,7 @@ from typing import BinaryIO
 from guest_agent import console, container_roots, network, registers, storage, timeline
 from guest_agent.app_boot import App, AppBoot, AppServices
 from guest_agent.containers import Workload
+from guest_agent.deferred_modules import TLS, defer
 from guest_agent.oci_config import SOCKET_PATH
 from guest_agent.power import wait_for_press
 from guest_agent.register_log import RegisterLog, encode_log
@@ -58,6 +59,7 @@ def run_app(image: ImageFacts, extended: tuple[RuntimeEvent, ...], buttons: Sequ
     already, ``buttons`` the descriptors of the power button. Raises ``KeyturnError`` or ``OSError``.
     """
     sys.path.append(PACKAGES)
+    defer(TLS)
     warnings.simplefilter("ignore")  # the console is for the report and the app, not for deprecations
     FOLDER.mkdir(mode=0o700)
     if extended:

@@ -21,6 +21,11 @@ UNUSED = (
     "tpm2_pytss.policy",
 )
 
+TLS = ("ssl",)
+"""What ``http.client`` imports also for plain HTTP. Only a process that talks HTTP and nothing else may defer
+it: others use its classes and constants.
+"""
+
 
 class DeferredModule(ModuleType):
     """Stands in ``sys.modules`` for a module that is not loaded."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-OPEN = "import sys; from guest_agent.deferred_modules import DeferredModule, UNUSED, defer; "
+OPEN = "import sys; from guest_agent.deferred_modules import TLS, DeferredModule, defer; "
 KEY = "000100040000000000000010" + "0010" + "0800" + "00000000" + "0000"
 """TPMT_PUBLIC: an RSA key with name algorithm SHA-1."""
 
@@ -49,3 +49,13 @@ def test_a_module_that_is_not_there_is_missed_by_the_first_call() -> None:
     assert run(script) == "True"
     with pytest.raises(subprocess.CalledProcessError):
         run(script + "; function()")
+
+
+def test_plain_http_loads_no_tls_and_https_does() -> None:
+    script = (
+        "defer(TLS); import http.client; print('_ssl' in sys.modules, end=' '); "
+        "http.client.HTTPConnection('127.0.0.1', 1); print('_ssl' in sys.modules, end=' '); "
+        "made = http.client.HTTPSConnection('127.0.0.1', 1); "
+        "print('_ssl' in sys.modules, type(made._context).__name__, made._context.check_hostname)"
+    )
+    assert run(script) == "False False True SSLContext True"
