@@ -65,6 +65,11 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     shutil.rmtree(folder)
 
 
+@pytest.fixture
+def runner(demo: Demo) -> Runner:
+    return Runner(demo.folder)
+
+
 class TestStory:
     def test_the_kms_guest_boots_with_the_predicted_registers(self, demo: Demo) -> None:
         document = demo.document
@@ -132,10 +137,6 @@ class TestRefusals:
 
 class TestKmsAgain:
     """The KMS's TPM and disk, as the demo has left them, below other software and below the same."""
-
-    @pytest.fixture(scope="class")
-    def runner(self, demo: Demo) -> Runner:
-        return Runner(demo.folder)
 
     def given_up(
         self, runner: Runner, *, image: str = "base/image", app: str = "kms/app", boot: int
