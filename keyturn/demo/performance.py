@@ -181,7 +181,8 @@ class Performance:
             step.result = f"signed by {first.public}, visit {first.visits}"
         replayed = refusals.replayed_evidence()
         with self.story.step("puts the KMS's receipts on chain, verifies the service up to there") as step:
-            governance.anchor(kms.url, kms.kms_id)
+            for batch in governance.anchor(kms.url, kms.kms_id):
+                governance.finalize(batch["block"])
             tree = app_act.verify_service(self._runner, guest, kms, pins=pins, tpms=tpms, bundle=BUNDLE)
             app_act.check_released(self._runner.folder / BUNDLE, first)
             offline = app_act.verify_offline(self._runner, pins=pins, tpms=tpms, bundle=BUNDLE)

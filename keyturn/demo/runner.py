@@ -128,5 +128,9 @@ def _failure(stdout: str, stderr: str, status: int) -> str:
         error = json.loads(stdout[stdout.rindex('{\n  "error"') :])["error"]
         return f"{error['subject']}: {error['reason']}"
     except (ValueError, KeyError, TypeError):
+        pass
+    try:
+        return "these checks do not hold: " + ", ".join(json.loads(stdout)["failures"])
+    except (ValueError, KeyError, TypeError):
         last = next((line for line in reversed(stderr.splitlines()) if line.strip()), "")
         return f"it ended with exit status {status}: {last.strip()}"

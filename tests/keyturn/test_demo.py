@@ -24,6 +24,8 @@ from keyturn.demo.runner import COMMANDS_FILE, CommandError, DemoError, DemoRefu
 from keyturn.demo.story import Story
 from keyturn.output import Output
 from keyturn.register_names import COVERS
+from kms.bundle import MORE_NAMES, PART_NAMES
+from tests.support.tools import require_tool
 
 
 def answer(nonce: str, *, visits: int = 1) -> dict[str, Any]:
@@ -169,6 +171,17 @@ class TestRunner:
         runner = Runner(tmp_path)
         with pytest.raises(CommandError, match=r"keyturn build nothing\.toml: .*nothing\.toml"):
             runner.run("build", "nothing.toml")
+
+    def test_checks_that_do_not_hold_are_named(self, tmp_path: Path) -> None:
+        require_tool("swtpm_setup", package="swtpm-tools")
+        document = {"type": "keyturn-bundle/1", **dict.fromkeys((*PART_NAMES, *MORE_NAMES))}
+        (tmp_path / "bundle.json").write_text(json.dumps(document))
+        runner = Runner(tmp_path)
+        made = runner.run("tpm", "make", "tpm")
+        anchors = ("--chain-id", "1", "--contract", f"0x{'11' * 20}", "--kms-id", "22" * 32)
+        anchors += ("--app-id", f"0x{'33' * 20}", "--root", made["root"])
+        with pytest.raises(CommandError, match="these checks do not hold: part-receipt"):
+            runner.run("verify", "--offline", "bundle.json", *anchors)
 
     def test_a_usage_error_has_a_reason_too(self, tmp_path: Path) -> None:
         with pytest.raises(CommandError, match="exit status 2"):
