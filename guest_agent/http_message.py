@@ -1,10 +1,8 @@
-"""The part of HTTP/1.1 (RFC 9112) that the agent speaks: one request and one answer per connection, on its
-socket as the server, and with a KMS at a plain HTTP address as the client.
+"""The part of HTTP/1.1 (RFC 9112) that the agent's socket speaks: one request and one answer per connection.
 
 A request is ``METHOD SP path SP HTTP/1.1``, header lines, an empty line, and a body exactly as long as
 ``Content-Length`` says. Chunked bodies, folded headers, bare line feeds and a second ``Content-Length`` are
-refused: there is one way to read every request. An answer begins with ``HTTP/1.1 SP status``; one without
-``Content-Length`` ends with the connection. Pure.
+refused: there is one way to read every request. Pure.
 """
 
 from __future__ import annotations
@@ -19,7 +17,6 @@ MAX_BODY = 1 << 20
 HEAD_END = b"\r\n\r\n"
 _REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 500: "Internal Server Error"}
 _REQUEST_LINE = re.compile(rb"(GET|POST) (/[A-Za-z0-9/_.-]{0,255}) HTTP/1\.1")
-_STATUS_LINE = re.compile(rb"HTTP/1\.1 ([1-5][0-9]{2})(?: [\x20-\x7e\t]*)?")
 _HEADER = re.compile(rb"([A-Za-z0-9-]+):[ \t]*([\x20-\x7e\t]*)")
 _LENGTH = re.compile(rb"0|[1-9][0-9]{0,9}")
 
@@ -38,43 +35,12 @@ class Head(NamedTuple):
     length: int
 
 
-class AnswerHead(NamedTuple):
-    """Status of an answer and length of its body, if it says."""
-
-    status: int
-    length: int | None
-
-
 def parse_head(data: bytes) -> Head:
     """The head from its bytes, without the empty line that ends it. Raises ``HttpError``."""
     first, *lines = data.split(b"\r\n")
     request = _REQUEST_LINE.fullmatch(first)
     if request is None:
         raise http_error("the first line is not GET or POST, a plain path and HTTP/1.1")
-    headers = _headers(lines)
-    return Head(request[1].decode("ascii"), request[2].decode("ascii"), _length(headers))
-
-
-def parse_answer_head(data: bytes) -> AnswerHead:
-    """The head of an answer, without the empty line that ends it. Raises ``HttpError``."""
-    first, *lines = data.split(b"\r\n")
-    status = _STATUS_LINE.fullmatch(first)
-    if status is None:
-        raise http_error(f"the answer does not begin as one of HTTP/1.1: {first[:40]!r}")
-    headers = _headers(lines)
-    length = _length(headers) if b"content-length" in headers else None
-    return AnswerHead(int(status[1]), length)
-
-
-def encode_request(method: str, host: str, path: str, body: bytes | None) -> bytes:
-    """A whole request, with a JSON body or none; the connection ends after its answer."""
-    head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nAccept-Encoding: identity\r\nConnection: close\r\n"
-    if body is not None:
-        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-    return head.encode("ascii") + b"\r\n" + (body or b"")
-
-
-def _headers(lines: list[bytes]) -> dict[bytes, bytes]:
     headers: dict[bytes, bytes] = {}
     for line in lines:
         header = _HEADER.fullmatch(line)
@@ -86,7 +52,7 @@ def _headers(lines: list[bytes]) -> dict[bytes, bytes]:
         headers[name] = header[2].rstrip()
     if b"transfer-encoding" in headers:
         raise http_error("bodies in chunks are not taken")
-    return headers
+    return Head(request[1].decode("ascii"), request[2].decode("ascii"), _length(headers))
 
 
 def _length(headers: dict[bytes, bytes]) -> int:

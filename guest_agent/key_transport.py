@@ -7,16 +7,11 @@ not followed. TLS, if an address asks for it, hides metadata only; the answers p
 from __future__ import annotations
 
 import os
-import re
-import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from threading import Timer
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 from guest_agent import key_client
-from guest_agent.http_message import HEAD_END, MAX_HEAD, HttpError, encode_request, parse_answer_head
 from guest_agent.key_client import HpkeKey, RefusedByKmsError, Released, Request, printable
 from guest_agent.kms_receipt import KmsIdentityError, Pin, Signer, check_public_keys, refuse
 from measurements.canonical import Json, encode_canonical, parse_json
@@ -27,8 +22,6 @@ CALL_SECONDS = 20.0
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 8.0
 MAX_ANSWER = 1 << 20
-_READ = 1 << 16
-_PLAIN_URL = re.compile(r"http://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::([0-9]{1,5}))?(/[A-Za-z0-9/_.-]*)?")
 
 Result = TypeVar("Result")
 
@@ -70,84 +63,45 @@ class HttpKms:
 
     def call(self, method: str, path: str, body: bytes | None) -> Answer:
         """One exchange on a connection of its own."""
-        plain = _PLAIN_URL.fullmatch(self._url)
+        from http.client import HTTPException
+
         try:
-            left = min(CALL_SECONDS, self._deadline - time.monotonic())
-            if left <= 0:
-                raise TimeoutError("no time is left")
-            until = time.monotonic() + left
-            if plain is None:
-                answer = _by_library(self._url, method, path, body, seconds=left)
-            else:
-                answer = _by_plain_http(plain, method, path, body, seconds=left)
-            if time.monotonic() >= until:
-                raise TimeoutError("the answer took too long")
-        except HttpError as error:
-            raise _unreachable(self._url, error.reason) from error
-        except (OSError, ValueError) as error:
+            return self._call(method, path, body)
+        except (OSError, HTTPException, ValueError) as error:
             raise _unreachable(self._url, str(error) or type(error).__name__) from error
-        return answer
 
+    def _call(self, method: str, path: str, body: bytes | None) -> Answer:
+        from http.client import HTTPConnection, HTTPSConnection
+        from threading import Timer
+        from urllib.parse import urlsplit
 
-def _by_plain_http(
-    url: re.Match[str], method: str, path: str, body: bytes | None, *, seconds: float
-) -> Answer:
-    """The exchange without ``http.client``, whose import takes half a second under emulation."""
-    host, port, prefix = url[1], int(url[2] or 80), (url[3] or "").rstrip("/")
-    with socket.create_connection((host.strip("[]"), port), timeout=seconds) as sock, _limited(sock, seconds):
-        sock.sendall(encode_request(method, f"{host}:{port}", prefix + path, body))
-        data = b""
-        while HEAD_END not in data:
-            if len(data) > MAX_HEAD or not (more := sock.recv(_READ)):
-                raise ValueError(f"closed connection, or a head larger than {MAX_HEAD} bytes")
-            data += more
-        head, _, data = data.partition(HEAD_END)
-        status, length = parse_answer_head(head)
-        while (length is None or len(data) < length) and (more := sock.recv(_READ)):
-            data += more
-            if len(data) > MAX_ANSWER:
-                raise ValueError(f"the answer is larger than {MAX_ANSWER} bytes")
-    if length is not None and len(data) != length:
-        raise ValueError("the answer is cut off, or longer than it says")
-    return Answer(status, data)
-
-
-def _by_library(url: str, method: str, path: str, body: bytes | None, *, seconds: float) -> Answer:
-    """The exchange with ``http.client``: TLS, and addresses of unusual forms."""
-    from http.client import HTTPConnection, HTTPException, HTTPSConnection
-    from urllib.parse import urlsplit
-
-    address = urlsplit(url)
-    kind = HTTPSConnection if address.scheme == "https" else HTTPConnection
-    connection = kind(address.hostname or "", address.port, timeout=seconds)
-    headers = {} if body is None else {"Content-Type": "application/json"}
-    try:
+        address = urlsplit(self._url)
+        left = min(CALL_SECONDS, self._deadline - time.monotonic())
+        if left <= 0:
+            raise TimeoutError("no time is left")
+        kind = HTTPSConnection if address.scheme == "https" else HTTPConnection
+        connection = kind(address.hostname or "", address.port, timeout=left)
+        until = time.monotonic() + left
         connection.connect()
-        with _limited(connection.sock, seconds):
+        # The timeout is per read, so a server that answers byte by byte needs a limit of its own.
+        watchdog = Timer(left, _cut, (connection.sock,))
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            headers = {} if body is None else {"Content-Type": "application/json"}
             connection.request(method, address.path.rstrip("/") + path, body=body, headers=headers)
             answer = connection.getresponse()
             data = answer.read(MAX_ANSWER + 1)
-    except HTTPException as error:
-        raise ValueError(str(error) or type(error).__name__) from error
-    finally:
-        connection.close()
-    if len(data) > MAX_ANSWER:
-        raise ValueError(f"the answer is larger than {MAX_ANSWER} bytes")
-    if answer.length:
-        raise ValueError("the answer is cut off")
-    return Answer(answer.status, data)
-
-
-@contextmanager
-def _limited(sock: _Socket, seconds: float) -> Iterator[None]:
-    """Cut ``sock`` off after ``seconds``: its timeout is per read, and a server may answer byte by byte."""
-    watchdog = Timer(seconds, _cut, (sock,))
-    watchdog.daemon = True
-    watchdog.start()
-    try:
-        yield
-    finally:
-        watchdog.cancel()
+        finally:
+            watchdog.cancel()
+            connection.close()
+        if time.monotonic() >= until:
+            raise TimeoutError("the answer took too long")
+        if len(data) > MAX_ANSWER:
+            raise ValueError(f"the answer is larger than {MAX_ANSWER} bytes")
+        if answer.length:
+            raise ValueError("the answer is cut off")
+        return Answer(answer.status, data)
 
 
 class _Socket(Protocol):
