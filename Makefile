@@ -22,6 +22,7 @@ test:
 bench:
 	@scripts/setup bench
 	@$(VENV)/bin/python benchmarks/build.py $(BENCH_ARGS)
+	@$(VENV)/bin/python benchmarks/boot.py $(BOOT_BENCH_ARGS)
 
 vectors:
 	@scripts/setup demo

@@ -13,7 +13,7 @@ from typing import BinaryIO, NamedTuple, Protocol
 from attestation.evidence import Evidence, evidence_document
 from guest_agent import key_client, timeline
 from guest_agent.backend import Backend
-from guest_agent.key_transport import confirm_format, release_keys, try_each
+from guest_agent.key_transport import confirm_format, preload, release_keys, try_each
 from guest_agent.keys import HeldKey, KeyStore, Signature, wanted_keys
 from guest_agent.kms_receipt import Pin
 from guest_agent.register_log import RegisterLog
@@ -216,6 +216,7 @@ class AppBoot:
         provider = app.configured.key_provider
         if not isinstance(provider, KmsProvider):
             raise _error("there is no KMS to ask")
+        threading.Thread(target=preload, name="preload", daemon=True).start()
         self._around.configure_network(app.config)
         hpke_key = key_client.new_hpke_key()
         request = key_client.Request(

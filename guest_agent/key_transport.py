@@ -116,6 +116,11 @@ def _cut(sock: _Socket) -> None:
         return
 
 
+def preload() -> None:
+    """Load the HTTP library: half a second that passes in a thread while the TPM, another processor, works."""
+    import http.client  # noqa: F401 - the import is the effect
+
+
 class Hardware(Protocol):
     """What a release needs of the machine."""
 

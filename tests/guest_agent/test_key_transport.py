@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -224,3 +226,12 @@ class TestHttp:
     def test_no_time_is_left(self) -> None:
         with pytest.raises(TransportError, match="no time"):
             get("http://127.0.0.1:1", seconds=-1)
+
+
+def test_preload_loads_what_a_call_would_load() -> None:
+    program = (
+        "import sys; from guest_agent.key_transport import preload; "
+        "before = 'http.client' in sys.modules; preload(); print(before, 'http.client' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False True\n"
