@@ -117,7 +117,7 @@ def _cut(sock: _Socket) -> None:
 
 
 def preload() -> None:
-    """Load the HTTP library: half a second that passes in a thread while the TPM, another processor, works."""
+    """Load the HTTP library: half a second that passes in a thread while the TPM, another machine, works."""
     import http.client  # noqa: F401 - the import is the effect
 
 

@@ -48,7 +48,7 @@ def demo(
     out = Output(json=json)
     with _owned(folder), _signals_interrupt(), contextlib.ExitStack() as stack:
         # Guests die with the thread that starts them, so the threads outlive the guests.
-        pool = stack.enter_context(ThreadPoolExecutor(max(1, min(os.cpu_count() or 1, MOST_AT_ONCE))))
+        pool = stack.enter_context(ThreadPoolExecutor(max(2, min(os.cpu_count() or 1, MOST_AT_ONCE))))
         performance = Performance(out, folder.resolve(), ports=(free_port(), free_port()))
         try:
             performance.play(stack, pool)

@@ -14,7 +14,7 @@ import requests
 from keyturn.demo.guest import GATEWAY
 from keyturn.demo.runner import DemoError, Runner
 
-DELAY_SECONDS = 2
+DELAY_SECONDS = 1
 """Delay of the demo's timelock; of a real one, days."""
 
 KEYS = "keys"

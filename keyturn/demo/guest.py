@@ -25,7 +25,7 @@ SHAPE = (
 """The machine of every guest: boot disk, app disk, config disk, data disk, a network card."""
 
 NETWORK = ("--address", "10.0.2.15/24", "--gateway", GATEWAY)
-DATA_BYTES = 20 << 20
+DATA_BYTES = 16 << 20
 BOOT_SECONDS = 300.0
 """Patience with a boot on a slow, emulated, shared processor."""
 

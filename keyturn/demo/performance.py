@@ -6,18 +6,20 @@ other boot side by side, and the chain is governed while a guest boots.
 
 from __future__ import annotations
 
+import secrets
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from contracts.layout import NEVER
 from contracts.policy import AppList, RegistryList
 from keyturn.demo import app_act, images, kms_act
-from keyturn.demo.app_act import HELLO, Pins
+from keyturn.demo.app_act import HELLO, Answer, Pins
 from keyturn.demo.governance import Chain, Governance, running_chain
-from keyturn.demo.guest import Guest
+from keyturn.demo.guest import Guest, Machine
 from keyturn.demo.kms_act import RunningKms, Tpms
 from keyturn.demo.refusals import Refusal, Refusals, table_rows
 from keyturn.demo.relay import Relay
@@ -40,6 +42,7 @@ class Performance:
         self._facts: dict[str, Any] = {}
         self._refusals: list[Refusal] = []
         self._events: list[dict[str, Any]] = []
+        self._app: Guest | None = None
 
     def play(self, stack: ExitStack, pool: ThreadPoolExecutor) -> None:
         """All acts; what is left running is stopped with ``stack``."""
@@ -54,27 +57,36 @@ class Performance:
 
         self.story.chapter("2. The KMS boots; its image is allowed meanwhile")
         guest = kms_act.start_kms(self._runner, port=self._kms_port)
+        kms_url = f"http://127.0.0.1:{self._kms_port}"
+        refusals = Refusals(self.story, self._runner, kms_url=kms_url)
+        prepared = pool.submit(refusals.prepare)
         app = self._allow_image(governance, image, tpms)
         app_act.copy_example(self.story, self._runner)
+        wrong = Pins(app=app, chain=chain, registry=registry, kms_id=secrets.token_hex(32))
+        refused = [pool.submit(refusals.wrong_kms, wrong)]
         kms = self._meet_kms(guest, image, tpms)
-        kms_act.register_kms(self.story, governance)
 
         self.story.chapter("3. The app, pinned to this KMS")
-        pins = Pins(app=app, chain=chain, registry=registry, kms_id=kms.kms_id)
+        pins = replace(wrong, kms_id=kms.kms_id)
         relay = stack.enter_context(Relay(kms.url).serving())
-        self._make_app(governance, pins, relay)
+        app_hash = self._build_app(pins)
+        prepared.result()
+        refused.append(pool.submit(refusals.changed_command_line))
+        kms_act.register_kms(self.story, governance)
+        refused.append(pool.submit(refusals.changed_container, pins))
+        refused.append(pool.submit(refusals.app_hash, pins))
+        self._allow_app(governance, pins, relay, app_hash)
 
         self.story.chapter("4. The app boots and answers; others are refused")
-        refusals = Refusals(self.story, self._runner, pins=pins, relay=relay)
-        refused: list[Future[Refusal]] = []
-        served = pool.submit(self._serve, governance, kms, pins, tpms, refusals)
-        for boot in (refusals.changed_container, refusals.changed_command_line, refusals.app_hash):
-            refused.append(pool.submit(boot))
-        self._refusals.append(served.result())
+        first = self._serve()
+        self._refusals.append(refusals.replayed_evidence(relay))
+        self._verify(governance, kms, pins, tpms, first)
+        last = pool.submit(refusals.image_revoked)
+        self._reboot(first)
         self._refusals += [each.result() for each in refused]
         self._revoke(governance, image)
-        refused = [pool.submit(refusals.image_revoked), pool.submit(refusals.wrong_kms)]
-        self._refusals += [each.result() for each in refused]
+        refusals.revoked.set()
+        self._refusals.append(last.result())
 
         self.story.chapter("5. What is on chain")
         self._record(governance, kms, pins)
@@ -154,10 +166,13 @@ class Performance:
         self._facts["kms_id"] = kms.kms_id
         return kms
 
-    def _make_app(self, governance: Governance, pins: Pins, relay: Relay) -> None:
+    def _build_app(self, pins: Pins) -> str:
         with self.story.step("builds examples/hello, pinned to KMS, registry and chain") as step:
             app_hash = app_act.build_app(self._runner, HELLO, pins)
             step.result = f"app hash {app_hash}"
+        return app_hash
+
+    def _allow_app(self, governance: Governance, pins: Pins, relay: Relay, app_hash: str) -> None:
         with self.story.step("predicts its runtime register, and allows the app hash, timelocked") as step:
             instance = app_act.configure(self._runner, HELLO, app=f"{HELLO}/app", kms_url=relay.guest_url)
             register = app_act.predict_app(self._runner, HELLO, app=f"{HELLO}/app")
@@ -166,31 +181,34 @@ class Performance:
             step.result = f"PCR 14 {register[:16]}…, block {block}, final"
         self._facts |= {"app_hash": app_hash, "instance_id": instance, "pcr14": register}
 
-    def _serve(
-        self, governance: Governance, kms: RunningKms, pins: Pins, tpms: Tpms, refusals: Refusals
-    ) -> Refusal:
-        """The app's life: first boot, an answer that is verified, a second boot on the same disk.
-
-        In between the host sends the app's evidence again, before its challenge expires.
-        """
-        machine = app_act.machine(HELLO, app=f"{HELLO}/app", port=self._app_port)
+    def _serve(self) -> Answer:
+        """The first boot, and an answer."""
         kms_act.make_tpm(self._runner, HELLO)
         with self.story.step("the app guest boots, gets its keys, formats its disk, and answers") as step:
-            guest = Guest(self._runner, machine)
-            first = app_act.call_service(guest)
+            self._app = Guest(self._runner, self._app_machine())
+            first = app_act.call_service(self._app)
             step.result = f"signed by {first.public}, visit {first.visits}"
-        replayed = refusals.replayed_evidence()
+        return first
+
+    def _verify(self, governance: Governance, kms: RunningKms, pins: Pins, tpms: Tpms, first: Answer) -> None:
+        """From the answer to the contract on one side and to the maker of the TPM on the other."""
         with self.story.step("puts the KMS's receipts on chain, verifies the service up to there") as step:
             for batch in governance.anchor(kms.url, kms.kms_id):
                 governance.finalize(batch["block"])
-            tree = app_act.verify_service(self._runner, guest, kms, pins=pins, tpms=tpms, bundle=BUNDLE)
+            assert self._app is not None
+            tree = app_act.verify_service(self._runner, self._app, kms, pins=pins, tpms=tpms, bundle=BUNDLE)
             app_act.check_released(self._runner.folder / BUNDLE, first)
             offline = app_act.verify_offline(self._runner, pins=pins, tpms=tpms, bundle=BUNDLE)
             checks = app_act.count_checks(tree)
             step.result = f"{checks} checks hold, {app_act.count_checks(offline)} without any network"
+        self._facts |= {"public": first.public, "verified": checks}
+
+    def _reboot(self, first: Answer) -> None:
+        """The second boot, on the same disk."""
         with self.story.step("the app guest boots again, and finds its data") as step:
-            guest.close()
-            again = Guest(self._runner, machine, boot=2)
+            assert self._app is not None
+            self._app.close()
+            again = self._app = Guest(self._runner, self._app_machine(), boot=2)
             second = app_act.call_service(again)
             if (second.public, second.visits) != (first.public, first.visits + 1):
                 raise DemoRefusedError(
@@ -199,12 +217,10 @@ class Performance:
                     advice=f"read {again.log}",
                 )
             step.result = f"the same key, visit {second.visits}"
-        self._facts |= {
-            "public": first.public,
-            "visits": [first.visits, second.visits],
-            "verified": checks,
-        }
-        return replayed
+        self._facts["visits"] = [first.visits, second.visits]
+
+    def _app_machine(self) -> Machine:
+        return app_act.machine(HELLO, app=f"{HELLO}/app", port=self._app_port)
 
     def _revoke(self, governance: Governance, image: images.BaseImage) -> None:
         with self.story.step("the guardian revokes the image, which takes effect at once") as step:

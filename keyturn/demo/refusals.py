@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
 import shutil
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from keyturn.demo.app_act import HELLO, Pins, build_app, configure, machine
 from keyturn.demo.guest import GivenUp, Guest
@@ -73,27 +73,32 @@ class Refusal:
 class Refusals:
     """Boots the cases. Methods may run in threads; each has its own project, TPM, disks and log."""
 
-    def __init__(self, story: Story, runner: Runner, *, pins: Pins, relay: Relay) -> None:
+    def __init__(self, story: Story, runner: Runner, *, kms_url: str) -> None:
         self._story = story
         self._runner = runner
-        self._pins = pins
-        self._relay = relay
+        self._kms_url = kms_url
+        self.revoked = threading.Event()
 
-    def changed_container(self) -> Refusal:
+    def prepare(self) -> None:
+        """What can be done before there is a KMS: another image, and a TPM for every guest."""
+        make_changed_image(self._runner)
+        for case in (COMMAND_LINE, CONTAINER, APP_HASH, REVOKED):
+            make_tpm(self._runner, case.name)
+
+    def changed_container(self, pins: Pins) -> Refusal:
         """The host runs another program in the container."""
         project = self._copy(CONTAINER)
         service = self._runner.folder / project / "root" / "service.py"
         service.write_text(service.read_text(encoding="utf-8") + "# changed\n", encoding="utf-8")
         self._runner.run("lock", "--local", f"{project}/root/{RECIPE}")
         self._runner.run("app", "lock", f"{project}/app.toml")
-        return self._boot(CONTAINER, app=self._build(project, self._pins))
+        return self._boot(CONTAINER, app=self._build(project, pins))
 
     def changed_command_line(self) -> Refusal:
         """The host changes the command line, and shows the reference values of the allowed image."""
-        make_changed_image(self._runner)
         return self._boot(COMMAND_LINE, app=f"{HELLO}/app", image=f"{CHANGED}/image")
 
-    def app_hash(self) -> Refusal:
+    def app_hash(self, pins: Pins) -> Refusal:
         """A manifest that is not on chain."""
         project = self._copy(APP_HASH)
         recipe = self._runner.folder / project / "app.toml"
@@ -102,37 +107,41 @@ class Refusals:
         if changed == text:
             raise DemoError("has no version 1", subject=str(recipe), advice="restore examples/hello")
         recipe.write_text(changed, encoding="utf-8")
-        return self._boot(APP_HASH, app=self._build(project, self._pins))
+        return self._boot(APP_HASH, app=self._build(project, pins))
 
-    def wrong_kms(self) -> Refusal:
+    def wrong_kms(self, pins: Pins) -> Refusal:
         """The app pins a KMS that is not the one it meets."""
-        project = self._copy(WRONG_KMS)
-        pins = replace(self._pins, kms_id=secrets.token_hex(32))
-        return self._boot(WRONG_KMS, app=self._build(project, pins))
+        return self._boot(WRONG_KMS, app=self._build(self._copy(WRONG_KMS), pins))
 
     def image_revoked(self) -> Refusal:
-        """Nothing changed but the chain."""
-        return self._boot(REVOKED, app=f"{HELLO}/app")
+        """Nothing changed but the chain: the guest finds the KMS once its image is ``revoked``."""
+        return self._boot(REVOKED, app=f"{HELLO}/app", is_open=self.revoked)
 
-    def replayed_evidence(self) -> Refusal:
+    def replayed_evidence(self, relay: Relay) -> Refusal:
         """Good evidence, for the second time."""
         with self._story.step(f"refused: {REPLAY.what}") as step:
-            refusal = checked(Refusal(case=REPLAY, given_up=self._relay.replay()))
+            refusal = checked(Refusal(case=REPLAY, given_up=relay.replay()))
             step.result = told(refusal.given_up)
         return refusal
 
     def _copy(self, case: Case) -> str:
-        shutil.copytree(self._runner.folder / HELLO, self._runner.folder / case.name)
+        target = self._runner.folder / case.name
+        shutil.copytree(self._runner.folder / HELLO, target, ignore=shutil.ignore_patterns("app"))
         return case.name
 
     def _build(self, project: str, pins: Pins) -> str:
         build_app(self._runner, project, pins)
         return f"{project}/app"
 
-    def _boot(self, case: Case, *, app: str, image: str = f"{BASE}/image") -> Refusal:
-        with self._story.step(f"refused: {case.what}") as step:
+    def _boot(
+        self, case: Case, *, app: str, image: str = f"{BASE}/image", is_open: threading.Event | None = None
+    ) -> Refusal:
+        with (
+            self._story.step(f"refused: {case.what}") as step,
+            Relay(self._kms_url, is_open=is_open).serving() as relay,
+        ):
             make_tpm(self._runner, case.name)
-            configure(self._runner, case.name, app=app, kms_url=self._relay.guest_url)
+            configure(self._runner, case.name, app=app, kms_url=relay.guest_url)
             guest = Guest(self._runner, machine(case.name, app=app, image=image))
             try:
                 refusal = checked(Refusal(case=case, given_up=guest.await_end()))

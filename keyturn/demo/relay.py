@@ -19,11 +19,15 @@ KEYS_PATH = "/v1/keys"
 
 
 class Relay:
-    """Where guests of the demo find their KMS; ``recorded`` holds their requests for keys."""
+    """Where a guest of the demo finds its KMS; ``recorded`` holds its requests for keys.
 
-    def __init__(self, kms_url: str) -> None:
+    While it is not ``open``, it answers as if the KMS were out of service, and the guest asks again.
+    """
+
+    def __init__(self, kms_url: str, *, is_open: threading.Event | None = None) -> None:
         self.kms_url = kms_url
         self.recorded: list[bytes] = []
+        self._open = is_open
         relay = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -49,10 +53,10 @@ class Relay:
         body = handler.rfile.read(min(length, LARGEST_BODY))
         if handler.command == "POST" and handler.path == KEYS_PATH:
             self.recorded.append(body)
-        try:
+        if self._open is not None and not self._open.is_set():
+            status, answer = 503, b"{}"
+        else:
             status, answer = self._ask(handler.command, handler.path, body)
-        except requests.RequestException:
-            status, answer = 502, b"{}"
         handler.send_response(status)
         handler.send_header("Content-Type", "application/json")
         handler.send_header("Content-Length", str(len(answer)))
@@ -80,14 +84,17 @@ class Relay:
         return GivenUp(by="KMS", code=error["code"], reason=error["reason"])
 
     def _ask(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
-        response = requests.request(
-            method,
-            f"{self.kms_url}{path}",
-            data=body or None,
-            headers={"Content-Type": "application/json"} if body else None,
-            timeout=CALL_SECONDS,
-            allow_redirects=False,
-        )
+        try:
+            response = requests.request(
+                method,
+                f"{self.kms_url}{path}",
+                data=body or None,
+                headers={"Content-Type": "application/json"} if body else None,
+                timeout=CALL_SECONDS,
+                allow_redirects=False,
+            )
+        except requests.RequestException:
+            return 502, b"{}"
         return response.status_code, response.content
 
     @contextmanager

@@ -276,6 +276,13 @@ class TestRelay:
             assert relay.replay() == GivenUp(by="KMS", code="challenge-replayed", reason="used")
         assert Kms.seen == [b"evidence", b"evidence"]
 
+    def test_closed_it_hides_the_kms(self, kms_url: str) -> None:
+        is_open = threading.Event()
+        with Relay(kms_url, is_open=is_open).serving() as relay:
+            assert requests.get(f"{host_side(relay)}/healthz", timeout=10).status_code == 503
+            is_open.set()
+            assert requests.post(f"{host_side(relay)}/v1/keys", data=b"x", timeout=10).status_code == 200
+
     def test_a_second_key_is_no_refusal(self, kms_url: str) -> None:
         relay = Relay(kms_url)
         relay.recorded.append(b"evidence")
