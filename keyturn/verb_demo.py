@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -69,6 +70,7 @@ def _wait(out: Output, performance: Performance) -> None:
     addresses: dict[str, Any] = performance.addresses()
     rows = [(name, escape(value)) for name, value in addresses.items()]
     out.table("still running; Ctrl-C ends it", ("what", "where"), rows)
+    sys.stdout.flush()
     with contextlib.suppress(KeyboardInterrupt):
         while True:
             time.sleep(1)

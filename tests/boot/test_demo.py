@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import requests
 
 from keyturn.demo.guest import GivenUp, Guest, Machine
 from keyturn.demo.kms_act import KMS, start_kms
@@ -30,10 +33,11 @@ PATIENCE_SECONDS = 1200
 
 
 class Demo(NamedTuple):
-    """A finished demo: its folder and its result."""
+    """A finished demo: its folder, its result, and an answer of the app that it left running."""
 
     folder: Path
     document: dict[str, Any]
+    kept: dict[str, Any]
 
     def refusal(self, name: str) -> dict[str, str]:
         [found] = [each for each in self.document["refusals"] if each["name"] == name]
@@ -45,6 +49,7 @@ class Demo(NamedTuple):
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    """One demo with ``--keep``: what still runs is asked once more, and ended as a user ends it."""
     require_tool("qemu-system-x86_64", package="qemu-system-x86")
     require_tool("swtpm_setup", package="swtpm-tools")
     folder = tmp_path_factory.mktemp("demo")
@@ -52,17 +57,33 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     unusable = folder / "base" / "keyturn.lock"
     unusable.parent.mkdir()
     unusable.write_text("version = 0\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "keyturn", "demo", "--folder", str(folder), "--json"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE_SECONDS,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    output, errors = folder.with_name("demo.json"), folder.with_name("demo.errors")
+    command = [sys.executable, "-m", "keyturn", "demo", "--folder", str(folder), "--keep", "--json"]
+    with output.open("wb") as stdout, errors.open("wb") as stderr:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr)
+    try:
+        document = await_result(process, output, errors)
+        kept = requests.get(f"{document['addresses']['app']}/", timeout=60).json()
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(120)
+    assert process.returncode == 0, errors.read_text()[-4000:]
     assert processes_with(str(folder)) == []
-    yield Demo(folder, json.loads(done.stdout))
+    yield Demo(folder, document, kept)
     shutil.rmtree(folder)
+
+
+def await_result(process: subprocess.Popen[bytes], output: Path, errors: Path) -> dict[str, Any]:
+    """The demo's result, which comes whole."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            document: dict[str, Any] = json.loads(output.read_text())
+        except ValueError:
+            time.sleep(0.5)
+        else:
+            return document
+    raise AssertionError(output.read_text()[-4000:] + errors.read_text()[-4000:])
 
 
 @pytest.fixture
@@ -86,6 +107,7 @@ class TestStory:
 
     def test_a_reboot_keeps_the_data_and_the_key(self, demo: Demo) -> None:
         assert demo.document["visits"] == [1, 2]
+        assert (demo.kept["kind"], demo.kept["public"]) == ("ed25519", demo.document["public"])
 
     def test_every_issuance_and_refusal_is_anchored(self, demo: Demo) -> None:
         """Two releases and a confirmation for the app; four guests and a replay refused."""
