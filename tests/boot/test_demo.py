@@ -24,6 +24,7 @@ from keyturn.demo.kms_act import KMS, start_kms
 from keyturn.demo.runner import Runner
 from keyturn.kms_app import PORT
 from keyturn.verb_demo import free_port
+from measurements.boot_timeline import Moment, find_timeline
 from tests.boot.test_run import processes_with
 from tests.support.tools import require_tool
 
@@ -108,6 +109,12 @@ class TestStory:
     def test_a_reboot_keeps_the_data_and_the_key(self, demo: Demo) -> None:
         assert demo.document["visits"] == [1, 2]
         assert (demo.kept["kind"], demo.kept["public"]) == ("ed25519", demo.document["public"])
+
+    @pytest.mark.parametrize("boot", [1, 2])
+    def test_the_guest_tells_its_timeline(self, demo: Demo, boot: int) -> None:
+        times = find_timeline((demo.folder / f"hello-{boot}.log").read_bytes())
+        assert list(times) == list(Moment)
+        assert list(times.values()) == sorted(times.values())
 
     def test_every_issuance_and_refusal_is_anchored(self, demo: Demo) -> None:
         """Two releases and a confirmation for the app; four guests and a replay refused."""
