@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,6 @@ import requests
 from keyturn.demo.guest import GivenUp, Guest, Machine
 from keyturn.demo.kms_act import KMS, start_kms
 from keyturn.demo.runner import Runner
-from keyturn.kms_app import PORT
 from keyturn.verb_demo import free_port
 from measurements.boot_timeline import Moment, find_timeline
 from tests.boot.test_run import processes_with
@@ -87,9 +87,76 @@ def await_result(process: subprocess.Popen[bytes], output: Path, errors: Path) -
     raise AssertionError(output.read_text()[-4000:] + errors.read_text()[-4000:])
 
 
-@pytest.fixture
-def runner(demo: Demo) -> Runner:
-    return Runner(demo.folder)
+class Again(NamedTuple):
+    """The KMS's guest after the demo: why changed ones gave up, and who the same one is."""
+
+    refused: dict[str, GivenUp]
+    kms_id: str
+
+
+@pytest.fixture(scope="module")
+def again(demo: Demo) -> Again:
+    """Two guests at a time. Each changed one has a copy of the TPM, made while nobody uses it."""
+    for changed in ("command-line", "image", "app"):
+        shutil.copytree(demo.folder / "tpm" / KMS, demo.folder / "tpm" / f"{KMS}-{changed}")
+    with ThreadPoolExecutor(2) as pool:
+        same = pool.submit(reboot, runner := Runner(demo.folder))
+        refused = {
+            "command-line": pool.submit(attempt, runner, "command-line", image="changed/image"),
+            "image": pool.submit(attempt, runner, "image", image=change_image(runner)),
+            "app": pool.submit(attempt, runner, "app", app=change_app(runner)),
+        }
+        return Again({name: each.result() for name, each in refused.items()}, same.result())
+
+
+def reboot(runner: Runner) -> str:
+    guest = start_kms(runner, port=free_port(), boot=2)
+    try:
+        return str(guest.await_answer("/v1/public-key")["kms_id"])
+    finally:
+        guest.close()
+
+
+def attempt(runner: Runner, changed: str, *, image: str = "base/image", app: str = "kms/app") -> GivenUp:
+    name = f"{KMS}-{changed}"
+    config(runner, name, app=app)
+    guest = Guest(runner, Machine(name=name, image=image, app=app, config=f"{name}.config"))
+    try:
+        return guest.await_end()
+    finally:
+        guest.close()
+
+
+def config(runner: Runner, name: str, *, app: str) -> None:
+    """The config of the KMS, with another app in it."""
+    kept = (runner.folder / f"{KMS}.config").read_bytes()
+    document = json.loads(kept[12 : 12 + int.from_bytes(kept[8:12], "little")])
+    given = [word for key, value in document["env"].items() for word in ("--env", f"{key}={value}")]
+    options = ("--output", f"{name}.config", "--instance-id", document["instance_id"])
+    runner.run("app", "config", app, *options, *given)
+
+
+def change_image(runner: Runner) -> str:
+    folder = runner.folder / "changed-image"
+    shutil.copytree(runner.folder / "base", folder, ignore=shutil.ignore_patterns("image"))
+    (folder / "motd").write_text("changed\n")
+    with (folder / "keyturn.toml").open("a") as recipe:
+        recipe.write('\n[[file]]\nsource = "motd"\npath = "/etc/motd"\n')
+    runner.run("lock", "--local", "changed-image/keyturn.toml")
+    runner.run("build", "changed-image/keyturn.toml")
+    return "changed-image/image"
+
+
+def change_app(runner: Runner) -> str:
+    folder = runner.folder / "changed-kms"
+    shutil.copytree(runner.folder / "kms", folder)
+    recipe = folder / "app.toml"
+    text = recipe.read_text()
+    changed = text.replace('name = "keyturn-kms"', 'name = "keyturn-kms-2"', 1)
+    assert changed != text
+    recipe.write_text(changed)
+    runner.run("app", "build", "changed-kms/app.toml")
+    return "changed-kms/app"
 
 
 class TestStory:
@@ -167,55 +234,10 @@ class TestRefusals:
 class TestKmsAgain:
     """The KMS's TPM and disk, as the demo has left them, below other software and below the same."""
 
-    def given_up(
-        self, runner: Runner, *, image: str = "base/image", app: str = "kms/app", boot: int
-    ) -> GivenUp:
-        guest = Guest(runner, Machine(name=KMS, image=image, app=app, config=f"{KMS}.config"), boot=boot)
-        try:
-            return guest.await_end()
-        finally:
-            guest.close()
-
-    def test_a_changed_command_line_cannot_unseal(self, runner: Runner) -> None:
-        found = self.given_up(runner, image="changed/image", boot=11)
+    @pytest.mark.parametrize("changed", ["command-line", "image", "app"])
+    def test_what_is_changed_cannot_unseal(self, again: Again, changed: str) -> None:
+        found = again.refused[changed]
         assert (found.by, found.code) == ("agent", "sealed-secret")
 
-    def test_a_changed_image_cannot_unseal(self, demo: Demo, runner: Runner) -> None:
-        folder = demo.folder / "changed-image"
-        shutil.copytree(demo.folder / "base", folder, ignore=shutil.ignore_patterns("image"))
-        (folder / "motd").write_text("changed\n")
-        with (folder / "keyturn.toml").open("a") as recipe:
-            recipe.write('\n[[file]]\nsource = "motd"\npath = "/etc/motd"\n')
-        runner.run("lock", "--local", "changed-image/keyturn.toml")
-        runner.run("build", "changed-image/keyturn.toml")
-        found = self.given_up(runner, image="changed-image/image", boot=12)
-        assert (found.by, found.code) == ("agent", "sealed-secret")
-
-    def test_a_changed_app_cannot_unseal(self, demo: Demo, runner: Runner) -> None:
-        folder = demo.folder / "changed-kms"
-        shutil.copytree(demo.folder / "kms", folder)
-        recipe = folder / "app.toml"
-        text = recipe.read_text()
-        changed = text.replace('name = "keyturn-kms"', 'name = "keyturn-kms-2"', 1)
-        assert changed != text
-        recipe.write_text(changed)
-        runner.run("app", "build", "changed-kms/app.toml")
-        config = ("--output", f"{KMS}.config", "--instance-id", "4b4d5300000000000000000000000001")
-        kept = (demo.folder / f"{KMS}.config").read_bytes()
-        env = json.loads(kept[12 : 12 + int.from_bytes(kept[8:12], "little")])["env"]
-        given = [word for name, value in env.items() for word in ("--env", f"{name}={value}")]
-        runner.run("app", "config", "changed-kms/app", *config, *given)
-        try:
-            found = self.given_up(runner, app="changed-kms/app", boot=13)
-        finally:
-            (demo.folder / f"{KMS}.config").write_bytes(kept)
-        assert (found.by, found.code) == ("agent", "sealed-secret")
-
-    def test_after_all_that_a_reboot_finds_the_same_root_key(self, demo: Demo, runner: Runner) -> None:
-        port = free_port()
-        guest = start_kms(runner, port=port, boot=14)
-        try:
-            assert guest.machine.port == (port, PORT)
-            assert guest.await_answer("/v1/public-key")["kms_id"] == demo.document["kms_id"]
-        finally:
-            guest.close()
+    def test_a_reboot_finds_the_same_root_key(self, demo: Demo, again: Again) -> None:
+        assert again.kms_id == demo.document["kms_id"]
