@@ -6,18 +6,17 @@ import contextlib
 import fcntl
 import os
 import shutil
-import signal
 import socket
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from keyturn.interrupts import signals_interrupt
 from keyturn.output import JsonOption, Output, escape
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ def demo(
     from keyturn.demo.performance import Performance
 
     out = Output(json=json)
-    with _owned(folder), _signals_interrupt(), contextlib.ExitStack() as stack:
+    with _owned(folder), signals_interrupt(), contextlib.ExitStack() as stack:
         # Guests die with the thread that starts them, so the threads outlive the guests.
         pool = stack.enter_context(ThreadPoolExecutor(max(2, min(os.cpu_count() or 1, MOST_AT_ONCE))))
         performance = Performance(out, folder.resolve(), ports=(free_port(), free_port()))
@@ -102,22 +101,6 @@ def _owned(folder: Path) -> Iterator[None]:
             else:
                 path.unlink()
         yield
-
-
-@contextlib.contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """Every way to stop the command cleans up."""
-
-    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    previous = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def free_port() -> int:

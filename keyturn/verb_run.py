@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from keyturn.interrupts import signals_interrupt
 from keyturn.output import JsonOption, Output
 from keyturn.run_inputs import app_disks, disk_files, find_firmware, parse_forward
 from keyturn.shape_options import (
@@ -136,27 +135,11 @@ def run(
         *app_disks(app, config, data),
         *(DiskFile(path=path, read_only=False) for path in attach or ()),
     ]
-    with _signals_interrupt(), disk_files(loaded, wanted, attached) as disks:
+    with signals_interrupt(), disk_files(loaded, wanted, attached) as disks:
         from measurements.qemu import MachineSpec
 
         spec = MachineSpec(shape=wanted, firmware=firmware, disks=disks, tpm_state=state, forwards=forwards)
         _boot(out, loaded, spec, plan)
-
-
-@contextlib.contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """Every way to stop the command cleans up, also where a background shell has it ignore SIGINT."""
-
-    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    previous = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _warn_about_shape(out: Output, reference: Reference | None, shape: MachineShape) -> None:
