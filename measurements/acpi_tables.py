@@ -5,19 +5,15 @@ machine is programmed as OVMF does: power management block at 0x600, PCI configu
 and the first 64-bit PCI window where OVMF places it; with SMM the SMI features are agreed on. Nothing else
 that OVMF programs shows in the tables.
 
-The loader script (QEMU's hw/acpi/bios-linker-loader.c, little endian) is a list of commands of 128 bytes;
-command 1 (u32) allocates: 56 bytes file name, u32 alignment, u8 zone. OVMF measures the script, then every
-allocated file in that order, as EV_PLATFORM_CONFIG_FLAGS into PCR 1; releases before 2023.02 measure none
-of it.
+OVMF measures the loader script (``acpi_blob``), then every file that it allocates in that order, as
+EV_PLATFORM_CONFIG_FLAGS into PCR 1; releases before 2023.02 measure none of it.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
 
-from measurements.errors import FormatError
+from measurements.acpi_blob import LOADER, AcpiFiles, allocated_files
 from measurements.events import EventType, MeasuredEvent, event_over
 from measurements.fw_cfg import FirmwareConfig
 from measurements.idle_machine import IdleMachine
@@ -26,7 +22,6 @@ from measurements.platform_info import address_space
 from measurements.qtest import Qtest
 from measurements.shape import MachineShape
 
-LOADER = "etc/table-loader"
 RESERVATIONS = "etc/e820"
 SMI_OFFERED, SMI_REQUESTED, SMI_AGREED = (
     "etc/smi/supported-features",
@@ -38,21 +33,11 @@ _SMI_FEATURES = 0b111
 """Broadcast SMI, SMI on hot plug and on hot unplug of processors: what OVMF asks for."""
 
 _EVENT_DATA = b"ACPI DATA"
-_COMMAND_SIZE = 128
-_ALLOCATE = 1
 _E820 = struct.Struct("<QQI")
 _RAM = 1
 _LPC_SLOT, _POWER_BASE, _POWER_CONTROL = 0x1F, 0x40, 0x44
 _HOST_SLOT, _CONFIG_WINDOW = 0x00, 0x60
 _BAR4, _COMMAND, _MEMORY_DECODE = 0x20, 0x04, 0x2
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AcpiFiles:
-    """The loader script and the files that it allocates, in the order in which firmware measures them."""
-
-    loader: bytes
-    files: tuple[tuple[str, bytes], ...]
 
 
 def measures_acpi(firmware: Firmware) -> bool:
@@ -85,18 +70,6 @@ def acpi_events(files: AcpiFiles, *, qemu_version: str) -> list[MeasuredEvent]:
         )
         for name, data in [(LOADER, files.loader), *files.files]
     ]
-
-
-def allocated_files(loader: bytes) -> Iterator[str]:
-    """Names of the files that a loader script allocates, in order."""
-    if len(loader) % _COMMAND_SIZE:
-        raise FormatError(
-            "is not a whole number of commands", subject=LOADER, advice="check the QEMU program"
-        )
-    for position in range(0, len(loader), _COMMAND_SIZE):
-        (command,) = struct.unpack_from("<I", loader, position)
-        if command == _ALLOCATE:
-            yield loader[position + 4 : position + 60].rstrip(b"\0").decode("ascii")
 
 
 def pci_window(config: FirmwareConfig, shape: MachineShape) -> int:

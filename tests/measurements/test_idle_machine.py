@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from measurements.acpi_tables import LOADER, acpi_events, allocated_files, pci_window, read_acpi
-from measurements.errors import FormatError
+from measurements.acpi_tables import acpi_events, pci_window, read_acpi
 from measurements.idle_machine import IdleMachine, IdleMachineError, idle_machine
 from measurements.option_roms import option_rom_events
 from measurements.qemu import QemuProgram
@@ -115,11 +114,3 @@ def test_program_that_is_no_qemu() -> None:
         idle_machine(MachineShape(), QemuProgram(command=("/bin/false",))),
     ):
         pass
-
-
-def test_loader_script() -> None:
-    command = struct.pack("<I56sIB63x", 1, b"etc/acpi/rsdp", 16, 2)
-    other = struct.pack("<I124x", 2)
-    assert list(allocated_files(command + other + bytes(256))) == ["etc/acpi/rsdp"]
-    with pytest.raises(FormatError, match=LOADER):
-        list(allocated_files(command[:-1]))
