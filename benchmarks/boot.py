@@ -43,7 +43,7 @@ from keyturn.run_inputs import app_disks, find_firmware
 from measurements.app_manifest import AppManifest, parse_manifest
 from measurements.qemu import Machine, MachineSpec
 from measurements.qemu_args import DiskFile, PortForward
-from measurements.reference_digest import parse_reference_values
+from measurements.reference import read_reference, reference_values
 from measurements.shape import BootOrder, MachineShape, read_shape
 from measurements.swtpm import manufacture
 
@@ -208,12 +208,11 @@ def guests(bench: Bench) -> Iterator[dict[str, Guest]]:
         asking = make_guest(bench, released, "--kms", url)
         sealed = make_guest(bench, build_app(bench, "tpm-seal"))
         manifest, parsed = read_app(released)
-        reference = json.loads((bench.folder / "reference.json").read_bytes())
-        reference.pop("events")
+        reference = reference_values(read_reference(bench.folder / "reference.json"))
         kms = boot_kms.open_kms(
             asking.tpm,
             manifest=manifest,
-            reference=parse_reference_values(reference),
+            reference=reference,
             journal=bench.folder / "journal.sqlite",
         )
         stack.enter_context(boot_kms.served(kms, listener))

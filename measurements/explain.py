@@ -76,7 +76,8 @@ def explain(reference: Reference, booted: Booted, *, initrd_files: Sequence[str]
     ``initrd_files`` are paths that differ between the predicted image's initrd and that of the image that was
     booted, if both are at hand; they narrow down the cause of a changed initrd.
     """
-    differences = align(reference.logged(), booted.log)
+    predicted = [event for event in reference.events if event.pcr not in UNLOGGED_PCRS]
+    differences = align(predicted, booted.log)
     hint = _memory_hint(reference, booted.log)
     causes = causes_of(differences, other_memory=hint is not None)
     words = _changed_words(differences, booted.command_line)
@@ -88,7 +89,7 @@ def explain(reference: Reference, booted: Booted, *, initrd_files: Sequence[str]
         findings=findings,
         faults=tuple(_faults(reference, booted)),
         hints=() if hint is None else (hint,),
-        compared=len(reference.logged()),
+        compared=len(predicted),
     )
 
 

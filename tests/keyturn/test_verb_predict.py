@@ -39,7 +39,7 @@ def test_json_is_the_published_document(image: Path, capsys: pytest.CaptureFixtu
     assert call(image, "--platform", "tpm", "--memory", "512MiB", "--tpm", "tis", "--json") == 0
     document = json.loads(capsys.readouterr().out)
     digest = document.pop("reference_digest")
-    assert set(document) == {"platform", "shape", "banks", "events"}
+    assert set(document) == {"platform", "shape", "banks", "inputs", "events"}
     assert document == json.loads((image / "reference/tpm.json").read_text())
     assert digest == reference_digest(reference_values(read_reference(image / "reference/tpm.json"))).hex()
     assert document["platform"] == "tpm"

@@ -46,9 +46,10 @@ def reference_document(log: bytes, *, dev: bool = False, other_pcr: int | None =
             bank.value: {str(pcr): value.hex() for pcr, value in values.items()}
             for bank, values in registers.items()
         },
+        "inputs": {str(pcr): _origins(events, pcr) for pcr in range(15)},
         "events": [
             {
-                "pcr": event.pcr,
+                "register": str(event.pcr),
                 "type": event.event_type.name,
                 "digest": {bank.value: digest.hex() for bank, digest in event.digests.items()},
                 "description": event.description,
@@ -58,3 +59,7 @@ def reference_document(log: bytes, *, dev: bool = False, other_pcr: int | None =
             for event in events
         ],
     }
+
+
+def _origins(events: list[MeasuredEvent], pcr: int) -> list[str]:
+    return list(dict.fromkeys(event.origin for event in events if event.pcr == pcr))
