@@ -10,31 +10,13 @@ import gc
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import typer
-
-from keyturn.output import Output
+from keyturn.verbs import SUMMARY, VERBS, overview
 from measurements.errors import ExitStatus, KeyturnError
 
-VERB_MODULES = {
-    "init": "keyturn.verb_lock",
-    "lock": "keyturn.verb_lock",
-    "fetch": "keyturn.verb_lock",
-    "store": "keyturn.verb_lock",
-    "build": "keyturn.verb_build",
-    "diff": "keyturn.verb_diff",
-    "reproduce": "keyturn.verb_diff",
-    "predict": "keyturn.verb_predict",
-    "explain": "keyturn.verb_explain",
-    "firmware": "keyturn.verb_firmware",
-    "run": "keyturn.verb_run",
-    "chain": "keyturn.verb_chain",
-    "kms": "keyturn.verb_kms",
-    "app": "keyturn.verb_app",
-    "demo": "keyturn.verb_demo",
-    "verify": "keyturn.verb_verify",
-    "tpm": "keyturn.verb_tpm",
-}
+if TYPE_CHECKING:
+    import typer
 
 
 class SystemCallError(KeyturnError):
@@ -47,22 +29,25 @@ def build_app(verb: str | None) -> typer.Typer:
     """The command tree: only the named verb's module, or all of them when the verb is not known (for help
     and usage errors).
     """
+    import typer
+
     app = typer.Typer(
         name="keyturn",
-        help="Build confidential VM images, know their registers before the first boot, boot them.",
+        help=SUMMARY,
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
     )
     app.callback()(_root)
-    names = [VERB_MODULES[verb]] if verb in VERB_MODULES else sorted(set(VERB_MODULES.values()))
+    modules = {each.module for each in VERBS.values()}
+    names = [VERBS[verb].module] if verb in VERBS else sorted(modules)
     for name in names:
         importlib.import_module(name).register(app)
     return app
 
 
 def _root() -> None:
-    """Build confidential VM images, know their registers before the first boot, boot them."""
+    pass
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -70,7 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # At the end of the process the collector need not walk over everything once more.
     atexit.register(gc.freeze)
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if words in ([], ["--help"]):
+        sys.stdout.write(overview())
+        sys.exit(int(ExitStatus.OK) if words else int(ExitStatus.INPUT))
     verb = next((word for word in words if not word.startswith("-")), None)
+    from keyturn.output import Output
+
     try:
         build_app(verb)(args=words, prog_name="keyturn")
     except KeyturnError as error:
