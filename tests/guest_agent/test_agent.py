@@ -176,7 +176,7 @@ class TestPower:
 
         def terminate() -> None:
             time.sleep(0.2)
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
         try:
             descriptors = listen([device])

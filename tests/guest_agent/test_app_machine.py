@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import struct
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -121,7 +122,7 @@ class TestStopRequests:
     def test_sigterm(self, button: tuple[int, int]) -> None:
         source, press = button
         with stop_requests([source]) as stop:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
             assert readable(stop, seconds=5)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         os.write(press, PRESS)
@@ -129,7 +130,7 @@ class TestStopRequests:
     def test_sigterm_while_it_was_blocked(self, button: tuple[int, int]) -> None:
         source, press = button
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
         with stop_requests([source]) as stop:
             assert readable(stop, seconds=5)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
