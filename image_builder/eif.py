@@ -1,14 +1,7 @@
 """Enclave image files (EIF) of version 4: what AWS Nitro Enclaves boot.
 
-Layout (aws-nitro-enclaves-image-format, ``src/defs/mod.rs``; big endian):
-
-- header of 548 bytes: ``.eif``, u16 version 4, u16 flags (bit 0: arm64), u64 default memory in bytes, u64
-default number of CPUs, u16 0, u16 number
-  of sections, 32 u64 offsets of the section headers, 32 u64 sizes of the data, u32 0, u32 CRC32 of the whole
-  file without this field;
-- per section a header of 12 bytes (u16 type, u16 flags 0, u64 size), then the data. In this order: kernel (1,
-a bzImage), command line (2), metadata
-  (5, JSON), one or more RAM disks (3), and possibly a signature (4, which this writer never makes).
+The layout is that of ``measurements.nitro.eif``, whose reader takes these files. Written are one kernel (a
+bzImage), the command line, the metadata (JSON) and one or more RAM disks, in this order and never signed.
 
 The metadata has fixed content apart from what describes the image: no register covers it, but the build time
 that other tools put there makes each of their files different.
@@ -17,68 +10,36 @@ that other tools put there makes each of their files different.
 from __future__ import annotations
 
 import hashlib
-import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import BinaryIO, NoReturn
 
 import rfc8785
 
 from image_builder.tree import BytesContent, Content
-from measurements.errors import FormatError, KeyturnError
+from measurements.errors import KeyturnError
+from measurements.nitro.eif import (
+    CRC,
+    HEADER,
+    HEADER_SIZE,
+    MAGIC,
+    MAX_SECTIONS,
+    SECTION_HEADER,
+    Eif,
+    EifSection,
+    EifSectionType,
+)
 
-MAGIC = b".eif"
-VERSION = 4
-ARM64 = 0x1
-MAX_SECTIONS = 32
-_HEADER = struct.Struct(">4sHHQQHH32Q32QI")
-_CRC = struct.Struct(">I")
-HEADER_SIZE = _HEADER.size + _CRC.size
-_SECTION = struct.Struct(">HHQ")
 _BZIMAGE_MAGIC = (0x202, b"HdrS")
 _COMMAND_LINE_LIMIT = 2047
+_VERSION = 4
 
 
 class EifError(KeyturnError):
     """Parts that do not make an enclave image file."""
 
     code = "eif"
-
-
-class EifSectionType(IntEnum):
-    """Types of sections."""
-
-    KERNEL = 1
-    CMDLINE = 2
-    RAMDISK = 3
-    SIGNATURE = 4
-    METADATA = 5
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EifSection:
-    """One section: where its ``size`` bytes of data start in the file, and their SHA-384."""
-
-    kind: EifSectionType
-    offset: int
-    size: int
-    sha384: bytes
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Eif:
-    """What an enclave image file holds; ``memory`` in bytes and ``cpus`` are the defaults that its header
-    names.
-    """
-
-    size: int
-    crc32: int
-    arm64: bool
-    memory: int
-    cpus: int
-    sections: tuple[EifSection, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,7 +75,7 @@ def write_eif(
         *((EifSectionType.RAMDISK, ramdisk) for ramdisk in ramdisks),
     ]
     header = _pack_header([content.size for _, content in parts], memory, cpus)
-    stream.write(header + bytes(_CRC.size))
+    stream.write(header + bytes(CRC.size))
     crc = zlib.crc32(header)
     sections = []
     at = HEADER_SIZE
@@ -123,48 +84,10 @@ def write_eif(
         sections.append(section)
         at = section.offset + section.size
     stream.seek(len(header))
-    stream.write(_CRC.pack(crc))
+    stream.write(CRC.pack(crc))
     stream.seek(at)
-    return Eif(size=at, crc32=crc, arm64=False, memory=memory, cpus=cpus, sections=tuple(sections))
-
-
-def read_eif(data: bytes | memoryview, *, subject: str = "enclave image file") -> Eif:
-    """Read and check an enclave image file.
-
-    Raises ``FormatError`` for a wrong checksum, sections in another order or with gaps, and every field that
-    the format keeps zero and is not.
-    """
-    view = memoryview(data)
-    if len(view) < HEADER_SIZE:
-        _refuse_format(subject, "is shorter than its header")
-    magic, version, flags, memory, cpus, reserved, count, *table, unused = _HEADER.unpack_from(view)
-    (crc,) = _CRC.unpack_from(view, _HEADER.size)
-    if (magic, version) != (MAGIC, VERSION):
-        _refuse_format(subject, "is not an enclave image file of version 4")
-    if reserved or unused or flags & ~ARM64 or count > MAX_SECTIONS:
-        _refuse_format(subject, "has a header field that the format does not allow")
-    if zlib.crc32(view[HEADER_SIZE:], zlib.crc32(view[: _HEADER.size])) != crc:
-        _refuse_format(subject, "has a wrong checksum")
-    offsets, sizes = table[:MAX_SECTIONS], table[MAX_SECTIONS:]
-    if any(offsets[count:]) or any(sizes[count:]):
-        _refuse_format(subject, "names places of sections that it does not have")
-    sections = []
-    at = HEADER_SIZE
-    for offset, size in zip(offsets[:count], sizes[:count], strict=True):
-        if offset != at:
-            _refuse_format(subject, f"has a section at byte {offset}, not {at}")
-        sections.append(_read_section(view, offset, size, subject))
-        at += _SECTION.size + size
-    if at != len(view):
-        _refuse_format(subject, "has bytes after its last section")
-    _check_order([section.kind for section in sections], subject)
     return Eif(
-        size=len(view),
-        crc32=crc,
-        arm64=bool(flags & ARM64),
-        memory=memory,
-        cpus=cpus,
-        sections=tuple(sections),
+        version=_VERSION, size=at, crc32=crc, arm64=False, memory=memory, cpus=cpus, sections=tuple(sections)
     )
 
 
@@ -207,16 +130,16 @@ def _pack_header(sizes: list[int], memory: int, cpus: int) -> bytes:
     at = HEADER_SIZE
     for size in sizes:
         offsets.append(at)
-        at += _SECTION.size + size
+        at += SECTION_HEADER.size + size
     unused = [0] * (MAX_SECTIONS - len(sizes))
-    return _HEADER.pack(MAGIC, VERSION, 0, memory, cpus, 0, len(sizes), *offsets, *unused, *sizes, *unused, 0)
+    return HEADER.pack(MAGIC, _VERSION, 0, memory, cpus, 0, len(sizes), *offsets, *unused, *sizes, *unused, 0)
 
 
 def _write_section(
     stream: BinaryIO, kind: EifSectionType, content: Content, *, at: int, crc: int
 ) -> tuple[EifSection, int]:
     """Write one section; the section and the CRC32 of the file so far."""
-    header = _SECTION.pack(kind, 0, content.size)
+    header = SECTION_HEADER.pack(kind, 0, content.size)
     stream.write(header)
     crc = zlib.crc32(header, crc)
     digest = hashlib.sha384()
@@ -231,31 +154,6 @@ def _write_section(
         _refuse(kind.name.lower(), reason, "do not change inputs during a build")
     section = EifSection(kind=kind, offset=at + len(header), size=written, sha384=digest.digest())
     return section, crc
-
-
-def _read_section(view: memoryview, offset: int, size: int, subject: str) -> EifSection:
-    start = offset + _SECTION.size
-    if start + size > len(view):
-        _refuse_format(subject, f"ends inside the section at byte {offset}")
-    kind, flags, own_size = _SECTION.unpack_from(view, offset)
-    if kind not in set(EifSectionType) or flags or own_size != size:
-        _refuse_format(subject, f"has a bad section header at byte {offset}")
-    digest = hashlib.sha384(view[start : start + size]).digest()
-    return EifSection(kind=EifSectionType(kind), offset=start, size=size, sha384=digest)
-
-
-def _check_order(kinds: list[EifSectionType], subject: str) -> None:
-    first = [EifSectionType.KERNEL, EifSectionType.CMDLINE, EifSectionType.METADATA]
-    rest = kinds[len(first) :]
-    if rest[-1:] == [EifSectionType.SIGNATURE]:
-        rest = rest[:-1]
-    if kinds[: len(first)] != first or not rest or set(rest) != {EifSectionType.RAMDISK}:
-        reason = "its sections are not kernel, command line, metadata, RAM disks and at most one signature"
-        _refuse_format(subject, reason)
-
-
-def _refuse_format(subject: str, reason: str) -> NoReturn:
-    raise FormatError(reason, subject=subject, advice="give an intact enclave image file of version 4")
 
 
 def _refuse(part: str, reason: str, advice: str) -> NoReturn:

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from image_builder.eif import HEADER_SIZE, Eif, EifDescription, EifError, EifSectionType, read_eif, write_eif
+from image_builder.eif import EifDescription, EifError, write_eif
 from image_builder.tree import BytesContent, Content
 from measurements.errors import FormatError
+from measurements.nitro.eif import HEADER_SIZE, Eif, EifSectionType, read_eif
 
 KERNEL = bytes(0x1FE) + b"\x55\xaa\xeb\x66HdrS" + bytes(1000)
 COMMAND_LINE = "reboot=k panic=30 console=ttyS0"
@@ -147,10 +148,11 @@ def test_a_flipped_byte_is_refused(at: int) -> None:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"", "shorter than its header"),
-        (write()[0][:547], "shorter than its header"),
-        (changed(">I", 0, 0x2E656967), "version 4"),
-        (changed(">H", 4, 3), "version 4"),
+        (b"", "its header alone takes 548"),
+        (write()[0][:547], "its header alone takes 548"),
+        (changed(">I", 0, 0x2E656967), "version 2, 3 or 4"),
+        (changed(">H", 4, 3), "of version 3 has 1 METADATA sections"),
+        (changed(">H", 4, 5), "version 2, 3 or 4"),
         (changed(">H", 6, 2), "does not allow"),
         (changed(">H", 24, 1), "does not allow"),
         (changed(">H", 26, 33), "does not allow"),
@@ -164,7 +166,7 @@ def test_a_flipped_byte_is_refused(at: int) -> None:
         (changed(">H", 548, 6), "bad section header at byte 548"),
         (changed(">H", 548, 0), "bad section header at byte 548"),
         (changed(">H", 550, 1), "bad section header at byte 548"),
-        (changed(">H", 548, 3), "are not kernel, command line"),
+        (changed(">H", 548, 3), "has 0 KERNEL sections"),
         (repaired(bytearray(write()[0] + b"x")), "bytes after its last section"),
     ],
 )
@@ -176,7 +178,7 @@ def test_files_that_are_not_right_are_refused(data: bytes, reason: str) -> None:
 def test_file_without_sections_is_refused() -> None:
     data = bytearray(write()[0][:HEADER_SIZE])
     data[26:544] = bytes(518)
-    with pytest.raises(FormatError, match="are not kernel, command line"):
+    with pytest.raises(FormatError, match="has 0 KERNEL sections"):
         read_eif(repaired(data))
 
 

@@ -1,0 +1,1 @@
+"""AWS Nitro Enclaves: enclave image files, their registers, and the documents that report them."""
