@@ -4,8 +4,13 @@ Layouts (TCG PC Client Platform Firmware Profile 1.06, section 10; little endian
 
 - ``UEFI_VARIABLE_DATA`` as in ``efi_variable``, ``UEFI_GPT_DATA`` as in ``gpt``;
 - ``UEFI_IMAGE_LOAD_EVENT``: u64 address | u64 length | u64 link address | u64 path length | device path;
-- ``UEFI_PLATFORM_FIRMWARE_BLOB``: u64 address | u64 length;
-- tagged events: u32 tag | u32 length | text;
+- ``UEFI_PLATFORM_FIRMWARE_BLOB``: u64 address | u64 length; ``..._BLOB2``: u8 length | name, before them;
+- ``UEFI_HANDOFF_TABLE_POINTERS2``: u8 length | name | u64 count | count x (GUID | u64 address);
+- tagged events: u32 tag | u32 length | text; tag 0x4141454C is an entry of an application's log
+  (Confidential Containers, ``domain operation content``);
+- text of shim, GRUB and systemd-stub: up to the first NUL, whatever lies behind it (GRUB logs more than it has);
+- configuration flags: ``ACPI DATA``; ``QEMU FW CFG`` NUL and 56 bytes name of an item (edk2 from 2025.05 on);
+  16 bytes name, u64 length and content (td-shim); a name alone (early TDVF).
 - ``EFI_LOAD_OPTION`` (UEFI 2.10, section 3.1.3): u32 attributes | u16 path length | description, UTF-16 with
   NUL | device path | optional data.
 
@@ -28,6 +33,10 @@ INNER_KERNEL = UUID("55c5d1f8-04cd-46b5-8a20-e56cbb3052d0")
 """Media GUID of the device path under which systemd-stub starts the kernel inside a UKI."""
 
 _SHOWN_BYTES = 24
+_AAEL_TAG = 0x4141454C
+_FW_CFG = b"QEMU FW CFG\0"
+_FW_CFG_NAME = 56
+_TD_SHIM_HEAD = 24
 _MAX_NODES = 64
 
 
@@ -148,12 +157,53 @@ def _tagged(data: bytes) -> EventFacts:
     tag, size = struct.unpack_from("<II", data)
     text = data[8 : 8 + size]
     decoded = text.decode("utf-16-le") if text[1:2] == b"\0" else text.decode("ascii")
-    return EventFacts(title=decoded.rstrip("\0"), details={"tag": f"{tag:#010x}"})
+    kind = {"entry": "application event log"} if tag == _AAEL_TAG else {}
+    return EventFacts(title=decoded.rstrip("\0"), details={"tag": f"{tag:#010x}", **kind})
 
 
-def _ipl(data: bytes) -> EventFacts:
-    text = data.decode("utf-16-le") if data[1:2] == b"\0" else data.decode("ascii")
-    return EventFacts(title=text.rstrip("\0"))
+def _text(data: bytes) -> EventFacts:
+    return EventFacts(title=_first_text(data))
+
+
+def _first_text(data: bytes) -> str:
+    if data[1:2] == b"\0" and data[:1] != b"\0":
+        return data.decode("utf-16-le").split("\0")[0]
+    text = data.split(b"\0")[0].decode("utf-8")
+    if not text:
+        raise ValueError("has no text")
+    return text
+
+
+def _information(data: bytes) -> EventFacts:
+    signature = data[:16].rstrip(b"\0").decode("ascii")
+    return EventFacts(title=f"information {signature}", details={"size": f"{len(data)} bytes"})
+
+
+def _configuration(data: bytes) -> EventFacts:
+    if data.startswith(_FW_CFG) and len(data) == len(_FW_CFG) + _FW_CFG_NAME:
+        return EventFacts(title=f"QEMU fw_cfg item {_first_text(data[len(_FW_CFG) :])}")
+    if len(data) >= _TD_SHIM_HEAD and int.from_bytes(data[16:24], "little") == len(data) - _TD_SHIM_HEAD:
+        details = {"size": f"{len(data) - _TD_SHIM_HEAD} bytes"}
+        return EventFacts(title=_first_text(data[:16]), details=details)
+    return _text(data)
+
+
+def _named_blob(data: bytes) -> EventFacts:
+    name, rest = data[1 : 1 + data[0]], data[1 + data[0] :]
+    blob = _blob(rest)
+    return EventFacts(title=f"firmware volume {_first_text(name)}", details=blob.details)
+
+
+def _named_tables(data: bytes) -> EventFacts:
+    name, rest = data[1 : 1 + data[0]], data[1 + data[0] :]
+    (count,) = struct.unpack_from("<Q", rest)
+    if len(rest) != 8 + count * 24:
+        raise ValueError("tables do not fill the event")
+    tables = {
+        f"table {UUID(bytes_le=guid)}": f"at {address:#x}"
+        for guid, address in struct.iter_unpack("<16sQ", rest[8:])
+    }
+    return EventFacts(title=f"handoff table {_first_text(name)}", details=tables)
 
 
 def _separator(data: bytes) -> EventFacts:
@@ -221,11 +271,15 @@ _READERS: Mapping[int, Callable[[bytes], EventFacts]] = {
     EventType.EV_EFI_BOOT_SERVICES_DRIVER: _image,
     EventType.EV_EFI_GPT_EVENT: _gpt,
     EventType.EV_EFI_PLATFORM_FIRMWARE_BLOB: _blob,
+    EventType.EV_EFI_PLATFORM_FIRMWARE_BLOB2: _named_blob,
+    EventType.EV_EFI_HANDOFF_TABLES2: _named_tables,
     EventType.EV_EFI_ACTION: _action,
     EventType.EV_ACTION: _action,
-    EventType.EV_PLATFORM_CONFIG_FLAGS: _action,
+    EventType.EV_NO_ACTION: _information,
+    EventType.EV_POST_CODE: _text,
+    EventType.EV_PLATFORM_CONFIG_FLAGS: _configuration,
     EventType.EV_S_CRTM_VERSION: _version,
     EventType.EV_EVENT_TAG: _tagged,
-    EventType.EV_IPL: _ipl,
+    EventType.EV_IPL: _text,
     EventType.EV_SEPARATOR: _separator,
 }

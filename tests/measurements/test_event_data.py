@@ -89,3 +89,41 @@ def test_arbitrary_data_never_raises_and_stays_printable(event_type: EventType, 
 def test_boot_variables_of_arbitrary_content_never_raise(data: bytes) -> None:
     for name in ("BootOrder", "Boot0001", "SecureBoot", "db"):
         assert decode_event(EventType.EV_EFI_VARIABLE_BOOT, variable(name, data)).title
+
+
+FW_CFG_ITEM = b"QEMU FW CFG\0" + b"BootMenu".ljust(56, b"\0")
+TD_SHIM_HOB = b"td_hob".ljust(16, b"\0") + struct.pack("<Q", 3) + b"abc"
+
+
+@pytest.mark.parametrize(
+    ("event_type", "data", "title"),
+    [
+        (EventType.EV_PLATFORM_CONFIG_FLAGS, FW_CFG_ITEM, "QEMU fw_cfg item BootMenu"),
+        (EventType.EV_PLATFORM_CONFIG_FLAGS, "kernel\0".encode("utf-16-le"), "kernel"),
+        (EventType.EV_PLATFORM_CONFIG_FLAGS, TD_SHIM_HOB, "td_hob"),
+        (EventType.EV_IPL, b"grub_cmd: [ xy = xy ]\0\xf3\x01", "grub_cmd: [ xy = xy ]"),
+        (EventType.EV_IPL, b"\0\0", "event data 0000"),
+        (EventType.EV_POST_CODE, b"ACPI DATA", "ACPI DATA"),
+        (EventType.EV_NO_ACTION, b"SP800-155 Event3" + bytes(20), "information SP800-155 Event3"),
+        (EventType.EV_EFI_PLATFORM_FIRMWARE_BLOB2, b"\x02ab" + bytes(16), "firmware volume ab"),
+        (EventType.EV_EFI_PLATFORM_FIRMWARE_BLOB2, b"\xffab" + bytes(16), "event data ff6162" + "00" * 16),
+    ],
+)  # fmt: skip
+def test_titles_of_events_of_loaders_and_trust_domains(event_type: int, data: bytes, title: str) -> None:
+    assert decode_event(event_type, data).title == title
+
+
+def test_handoff_tables_are_listed() -> None:
+    data = b"\x09TdxTable\0" + struct.pack("<Q", 1) + UUID(int=5).bytes_le + struct.pack("<Q", 0x809000)
+    facts = decode_event(EventType.EV_EFI_HANDOFF_TABLES2, data)
+    assert facts.title == "handoff table TdxTable"
+    assert facts.details == {f"table {UUID(int=5)}": "at 0x809000"}
+    bomb = b"\x09TdxTable\0" + struct.pack("<Q", 1 << 60) + bytes(24)
+    assert decode_event(EventType.EV_EFI_HANDOFF_TABLES2, bomb).title.startswith("event data")
+
+
+def test_entries_of_an_applications_log_are_marked() -> None:
+    data = struct.pack("<II", 0x4141454C, 9) + b"a.b op xy"
+    facts = decode_event(EventType.EV_EVENT_TAG, data)
+    assert facts.title == "a.b op xy"
+    assert facts.details["entry"] == "application event log"
