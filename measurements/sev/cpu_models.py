@@ -4,8 +4,8 @@ The signature is EAX of CPUID function 1 (AMD64 Architecture Programmer's Manual
 
     bits 0-3 stepping | 4-7 model, low | 8-11 family, at most 15 | 16-19 model, high | 20-27 family above 15
 
-Families, models and steppings are those of ``builtin_x86_defs`` in QEMU, target/i386/cpu.c; all versions of a
-model have the same.
+Families, models and steppings are those of ``builtin_x86_defs`` in QEMU 11.1, target/i386/cpu.c, and what it
+answers to ``query-cpu-model-expansion``; all versions of a model have the same.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class CpuModel:
 _FAMILIES = (
     ("EPYC", (23, 1, 2), ("", "-v1", "-v2", "-v3", "-v4", "-v5", "-IBPB")),
     ("EPYC-Rome", (23, 49, 0), ("", "-v1", "-v2", "-v3", "-v4", "-v5")),
-    ("EPYC-Milan", (25, 1, 1), ("", "-v1", "-v2", "-v3")),
-    ("EPYC-Genoa", (25, 17, 0), ("", "-v1", "-v2")),
-    ("EPYC-Turin", (26, 0, 0), ("", "-v1")),
+    ("EPYC-Milan", (25, 1, 1), ("", "-v1", "-v2", "-v3", "-v4")),
+    ("EPYC-Genoa", (25, 17, 0), ("", "-v1", "-v2", "-v3")),
+    ("EPYC-Turin", (26, 0, 0), ("", "-v1", "-v2")),
 )
 
 CPU_MODELS: Mapping[str, CpuModel] = {
