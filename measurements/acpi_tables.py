@@ -21,6 +21,7 @@ from measurements.ovmf import Firmware
 from measurements.platform_info import address_space
 from measurements.qtest import Qtest
 from measurements.shape import MachineShape
+from measurements.shape_devices import FIRST_SLOT, LAST_SLOT
 
 RESERVATIONS = "etc/e820"
 SMI_OFFERED, SMI_REQUESTED, SMI_AGREED = (
@@ -37,7 +38,9 @@ _E820 = struct.Struct("<QQI")
 _RAM = 1
 _LPC_SLOT, _POWER_BASE, _POWER_CONTROL = 0x1F, 0x40, 0x44
 _HOST_SLOT, _CONFIG_WINDOW = 0x00, 0x60
-_BAR4, _COMMAND, _MEMORY_DECODE = 0x20, 0x04, 0x2
+_COMMAND, _MEMORY_DECODE = 0x04, 0x2
+_HEADER_TYPE, _BAR0, _BAR4 = 0x0C, 0x10, 0x20
+_ABSENT, _WIDE = 0xFFFFFFFF, 0x4
 
 
 def measures_acpi(firmware: Firmware) -> bool:
@@ -49,7 +52,7 @@ def read_acpi(machine: IdleMachine, shape: MachineShape) -> AcpiFiles:
     """The files that QEMU would offer to OVMF on this machine."""
     if shape.smm:
         _agree_on_smi(machine.config)
-    _program_like_firmware(machine.bus, shape, window=pci_window(machine.config, shape))
+    _program_like_firmware(machine.bus, window=pci_window(machine.config, shape))
     loader = machine.config.read(LOADER)
     return AcpiFiles(
         loader=loader,
@@ -92,13 +95,27 @@ def _agree_on_smi(config: FirmwareConfig) -> None:
     config.read(SMI_AGREED)
 
 
-def _program_like_firmware(bus: Qtest, shape: MachineShape, *, window: int) -> None:
+def _program_like_firmware(bus: Qtest, *, window: int) -> None:
     bus.pci_write(_LPC_SLOT, 0, _POWER_BASE, 0x601)
     bus.pci_write(_LPC_SLOT, 0, _POWER_CONTROL, 0x80)
     bus.pci_write(_HOST_SLOT, 0, _CONFIG_WINDOW + 4, 0)
     bus.pci_write(_HOST_SLOT, 0, _CONFIG_WINDOW, 0xE0000001)
-    # The boot disk is always a virtio device, whose fourth base address is a 64-bit window.
-    slot = shape.disks[0].slot
-    bus.pci_write(slot, 0, _BAR4 + 4, window >> 32)
-    bus.pci_write(slot, 0, _BAR4, window & 0xFFFFFFFF)
-    bus.pci_write(slot, 0, _COMMAND, _MEMORY_DECODE)
+    place = _first_wide_window(bus)
+    if place is not None:
+        slot, register = place
+        bus.pci_write(slot, 0, register + 4, window >> 32)
+        bus.pci_write(slot, 0, register, window & 0xFFFFFFFF)
+        bus.pci_write(slot, 0, _COMMAND, _MEMORY_DECODE)
+
+
+def _first_wide_window(bus: Qtest) -> tuple[int, int] | None:
+    """Slot and register of the first 64-bit memory window of a device on the root bus, if there is one. Which
+    device has the lowest window does not show in the tables.
+    """
+    for slot in range(FIRST_SLOT, LAST_SLOT + 1):
+        if bus.pci_read(slot, 0, 0) == _ABSENT or bus.pci_read(slot, 0, _HEADER_TYPE) >> 16 & 0x7F:
+            continue
+        for register in range(_BAR0, _BAR4 + 4, 4):
+            if bus.pci_read(slot, 0, register) & 0x7 == _WIDE:
+                return slot, register
+    return None

@@ -20,7 +20,7 @@ from measurements.qemu import QemuProgram, die_with_parent
 from measurements.qemu_args import idle_arguments
 from measurements.qmp import Monitor, MonitorError
 from measurements.qtest import Qtest, QtestError
-from measurements.shape import MachineShape
+from measurements.shape import MachineShape, TpmInterface
 from measurements.swtpm import SoftwareTpm
 
 STOP_SECONDS = 5
@@ -46,18 +46,14 @@ def idle_machine(shape: MachineShape, program: QemuProgram) -> Iterator[IdleMach
     """Starts the halted machine and ends it with the ``with`` block."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="keyturn-")))
-        (folder / "tpm").mkdir()
         launcher = tuple(die_with_parent())
-        tpm = SoftwareTpm.start(
-            folder / "tpm", socket=folder / "swtpm.sock", log=folder / "swtpm.log", launcher=launcher
-        )
-        stack.callback(tpm.stop)
+        tpm_socket = _start_tpm(stack, folder, launcher) if shape.tpm is not TpmInterface.NONE else None
         bus, bus_theirs = socket.socketpair()
         talk, talk_theirs = socket.socketpair()
         errors = stack.enter_context((folder / "qemu.err").open("w+b"))
         with bus_theirs, talk_theirs:
             arguments = idle_arguments(
-                shape, tpm_socket=tpm.socket, monitor_fd=talk_theirs.fileno(), qtest_fd=bus_theirs.fileno()
+                shape, tpm_socket=tpm_socket, monitor_fd=talk_theirs.fileno(), qtest_fd=bus_theirs.fileno()
             )
             process = subprocess.Popen(
                 [*launcher, *program.command, *arguments],
@@ -84,6 +80,15 @@ def idle_machine(shape: MachineShape, program: QemuProgram) -> Iterator[IdleMach
                 advice="see QEMU's own message",
             ) from problem
         yield IdleMachine(bus=machine, config=config, qemu_version=version)
+
+
+def _start_tpm(stack: contextlib.ExitStack, folder: Path, launcher: tuple[str, ...]) -> Path:
+    (folder / "tpm").mkdir()
+    tpm = SoftwareTpm.start(
+        folder / "tpm", socket=folder / "swtpm.sock", log=folder / "swtpm.log", launcher=launcher
+    )
+    stack.callback(tpm.stop)
+    return tpm.socket
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -78,11 +78,11 @@ def address_space(shape: MachineShape) -> tuple[int, int, int, int]:
     if shape.cpu_vendor is not CpuVendor.AMD:
         # The firmware trusts 40 bits only from AMD's processors: QEMU once gave every guest 40 bits.
         return start, size, beyond, max(36, (beyond - 1).bit_length())
-    space = 1 << shape.PHYSICAL_BITS
+    space = 1 << shape.phys_bits
     dynamic = space >> 3
     if size < dynamic and start + dynamic < space:
         start, size = space - dynamic, dynamic
-    return start, size, beyond, shape.PHYSICAL_BITS
+    return start, size, beyond, shape.phys_bits
 
 
 def memory_end(shape: MachineShape) -> int:

@@ -25,7 +25,7 @@ from measurements.ovmf import Firmware, read_firmware
 from measurements.pcr0 import Patch, code_events, needs_dry_boot
 from measurements.qemu import QemuProgram
 from measurements.secure_boot import secure_boot_policy
-from measurements.shape import MachineShape, ShapeError
+from measurements.shape import MachineShape, ShapeError, TpmInterface
 from measurements.smbios import measures_smbios, smbios_event
 from measurements.varstore import VariableStore, parse_variable_store
 
@@ -65,6 +65,10 @@ def predict_tpm(image: ImageInputs, firmware: FirmwareInputs, shape: MachineShap
 
     Raises ``KeyturnError`` for anything whose measurements are not known, or that the machine would not boot.
     """
+    if shape.tpm is TpmInterface.NONE:
+        raise ShapeError(
+            "a machine without a TPM has no registers to predict", subject="tpm", advice="use crb or tis"
+        )
     return assemble(measure_image(image), platform_events(firmware, shape), tpm=shape.tpm)
 
 

@@ -27,9 +27,17 @@ from pathlib import Path
 from types import TracebackType
 
 from measurements.errors import KeyturnError
-from measurements.qemu_args import Accelerator, Backends, DiskFile, FirmwareFiles, PortForward, run_arguments
+from measurements.qemu_args import (
+    Accelerator,
+    Backends,
+    DirectBoot,
+    DiskFile,
+    FirmwareFiles,
+    PortForward,
+    run_arguments,
+)
 from measurements.qmp import Monitor, MonitorError
-from measurements.shape import CpuVendor, MachineShape
+from measurements.shape import CpuVendor, MachineShape, TpmInterface
 from measurements.swtpm import SoftwareTpm, TpmError, manufacture, require_program, socket_folder_fits
 
 CONSOLE_LIMIT = 8 << 20
@@ -66,6 +74,7 @@ class MachineSpec:
     firmware: FirmwareFiles
     disks: Sequence[DiskFile]
     tpm_state: Path | None = None
+    direct: DirectBoot | None = None
     keep_variables: bool = False
     forwards: Sequence[PortForward] = ()
     program: QemuProgram | None = None
@@ -154,13 +163,9 @@ class Machine:
         program = spec.program or QemuProgram.installed()
         _check_files(spec)
         folder = self._cleanup.enter_context(_work_folder())
-        state = spec.tpm_state or folder / "tpm"
-        manufacture(state)
         launcher = tuple(die_with_parent())
-        self.tpm = SoftwareTpm.start(
-            state, socket=folder / "swtpm.sock", log=folder / "swtpm.log", launcher=launcher
-        )
-        self._cleanup.callback(self.tpm.stop)
+        if spec.shape.tpm is not TpmInterface.NONE:
+            self._start_tpm(spec.tpm_state or folder / "tpm", folder, launcher)
         variables = spec.firmware.variables
         if not spec.keep_variables:
             variables = folder / "variables.fd"
@@ -169,7 +174,8 @@ class Machine:
         backends = Backends(
             firmware=FirmwareFiles(code=spec.firmware.code, variables=variables),
             disks=spec.disks,
-            tpm_socket=self.tpm.socket,
+            tpm_socket=None if self.tpm is None else self.tpm.socket,
+            direct=spec.direct,
             accelerator=spec.accelerator or best_accelerator(program, spec.shape.cpu_vendor),
             monitor_fd=theirs.fileno(),
             forwards=spec.forwards,
@@ -197,6 +203,13 @@ class Machine:
                 subject=program.command[-1],
                 advice="see QEMU's own message",
             ) from problem
+
+    def _start_tpm(self, state: Path, folder: Path, launcher: tuple[str, ...]) -> None:
+        manufacture(state)
+        self.tpm = SoftwareTpm.start(
+            state, socket=folder / "swtpm.sock", log=folder / "swtpm.log", launcher=launcher
+        )
+        self._cleanup.callback(self.tpm.stop)
 
     def _start_reader(self, process: subprocess.Popen[bytes]) -> None:
         def pump() -> None:
@@ -344,7 +357,9 @@ def _check_files(spec: MachineSpec) -> None:
             subject="disk",
             advice="give one file per disk of the shape",
         )
-    for path in [spec.firmware.code, spec.firmware.variables, *(disk.path for disk in spec.disks)]:
+    direct = [] if spec.direct is None else [spec.direct.kernel, spec.direct.initrd]
+    disks = [disk.path for disk in spec.disks]
+    for path in [spec.firmware.code, spec.firmware.variables, *disks, *filter(None, direct)]:
         if not path.is_file():
             raise MachineError("no such file", subject=str(path), advice="check the path")
 

@@ -11,10 +11,16 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from measurements.shape import BootOrder, Disk, MachineShape, Nic, TpmInterface
+from measurements.shape import BootOrder, BootSource, Disk, MachineShape, Nic, TpmInterface
+from measurements.shape_devices import ExtraDevice, PassedDevice, Pxb, SmbiosStrings
+from measurements.shape_values import bad
+from measurements.stand_ins import stand_in, window_functions
 
 MONITOR_FD_NAME = "monitor"
 _TPM_DEVICES = {TpmInterface.CRB: "tpm-crb", TpmInterface.TIS: "tpm-tis"}
+
+_USUAL_PHYS_BITS = 40
+_PASSED_CHASSIS = 128
 
 _WORDWISE = "erms=off,fsrm=off"
 """Has guests clear and copy memory by words: emulation stores byte by byte what ``rep stosb`` writes, and
@@ -57,44 +63,69 @@ class PortForward:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DirectBoot:
+    """What the host gives for a direct boot."""
+
+    kernel: Path
+    initrd: Path | None = None
+    command_line: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Backends:
-    """What stands behind the shape's devices in one run; none of it is measured."""
+    """What stands behind the shape's devices in one run. ``tpm_socket`` is None without a TPM, ``direct`` for
+    a boot from disk.
+    """
 
     firmware: FirmwareFiles
     disks: Sequence[DiskFile]
-    tpm_socket: Path
+    tpm_socket: Path | None
+    direct: DirectBoot | None = None
     accelerator: Accelerator = Accelerator.TCG
     monitor_fd: int | None = None
     forwards: Sequence[PortForward] = ()
     extra: Sequence[str] = field(default=())
 
 
-def machine_arguments(shape: MachineShape) -> list[str]:
-    """Machine type, memory and processors."""
+def machine_arguments(shape: MachineShape, *, real: bool = True) -> list[str]:
+    """Machine type, memory, processors and what SMBIOS tells; ``real``: with the memory that a run needs."""
+    switches = {"smm": shape.smm} | {
+        name: False for name, on in (("hpet", shape.hpet), ("pic", shape.pic)) if not on
+    }
+    machine = ",".join([shape.machine, *(f"{name}={_on_off(on)}" for name, on in switches.items())])
     return [
-        *("-M", f"{shape.machine},smm={'on' if shape.smm else 'off'}"),
+        *("-M", machine),
         *("-m", f"{shape.memory_mib}M"),
         *("-smp", str(shape.cpus)),
+        *_memory_arguments(shape, real=real),
         *("-global", "ICH9-LPC.disable_s3=1"),
         *("-global", "ICH9-LPC.disable_s4=1"),
+        *_global_arguments(shape),
         "-nodefaults",
         *("-display", "none"),
         "-no-user-config",
+        *(part for strings in shape.smbios for part in ("-smbios", _smbios(strings))),
     ]
 
 
-def device_arguments(shape: MachineShape, files: Sequence[DiskFile] = ()) -> list[str]:
+def device_arguments(shape: MachineShape, files: Sequence[DiskFile] = (), *, real: bool = True) -> list[str]:
     """The shape's devices; their back ends are named ``disk0``, ``net0``, ``tpm0``. ``files`` give the disks
-    their serials.
+    their serials. Without ``real``, devices that cannot be made everywhere have their stand-ins.
     """
-    arguments: list[str] = []
+    devices: list[str] = []
     for index, disk in enumerate(shape.disks):
-        first = shape.boot_order is BootOrder.DISK and index == 0
+        first = (shape.boot, shape.boot_order, index) == (BootSource.DISK, BootOrder.DISK, 0)
         serial = files[index].serial if index < len(files) else ""
-        arguments += ["-device", _disk_device(disk, index, first=first, serial=serial)]
-    for index, nic in enumerate(shape.nics):
-        arguments += ["-device", _nic_device(nic, index)]
-    return [*arguments, "-device", f"{_TPM_DEVICES[shape.tpm]},tpmdev=tpm0"]
+        devices.append(_disk_device(disk, index, first=first, serial=serial))
+    devices += [_nic_device(nic, index) for index, nic in enumerate(shape.nics)]
+    devices += [_pxb_device(pxb, index) for index, pxb in enumerate(shape.pxbs)]
+    for index, device in enumerate(shape.devices):
+        devices += _extra_device(device if real else stand_in(device), index)
+    for index, passed in enumerate(shape.passed):
+        devices += _passed_device(passed, index, real=real)
+    if shape.tpm is not TpmInterface.NONE:
+        devices.append(f"{_TPM_DEVICES[shape.tpm]},tpmdev=tpm0")
+    return [part for device in devices for part in ("-device", device)]
 
 
 def run_arguments(shape: MachineShape, backends: Backends) -> list[str]:
@@ -108,6 +139,7 @@ def run_arguments(shape: MachineShape, backends: Backends) -> list[str]:
         *_tpm_backend(backends.tpm_socket),
         *_disk_backends(backends.disks),
         *_net_backends(shape, backends.forwards),
+        *_direct_arguments(shape, backends.direct),
         *device_arguments(shape, backends.disks),
         *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
         *_monitor_arguments(backends.monitor_fd),
@@ -115,10 +147,19 @@ def run_arguments(shape: MachineShape, backends: Backends) -> list[str]:
     ]
 
 
-def idle_arguments(shape: MachineShape, *, tpm_socket: Path, monitor_fd: int, qtest_fd: int) -> list[str]:
+def idle_arguments(
+    shape: MachineShape, *, tpm_socket: Path | None, monitor_fd: int, qtest_fd: int
+) -> list[str]:
     """Every argument after the program for the same machine, halted and driven by qtest."""
+    return [*dump_arguments(shape, tpm_socket=tpm_socket, monitor_fd=monitor_fd, qtest_fd=qtest_fd), "-S"]
+
+
+def dump_arguments(
+    shape: MachineShape, *, tpm_socket: Path | None, monitor_fd: int, qtest_fd: int
+) -> list[str]:
+    """The same machine with nothing behind its devices and with qtest, to read what QEMU tells firmware."""
     arguments = [
-        *machine_arguments(shape),
+        *machine_arguments(shape, real=False),
         "-accel",
         Accelerator.TCG.value,
         "-cpu",
@@ -131,11 +172,10 @@ def idle_arguments(shape: MachineShape, *, tpm_socket: Path, monitor_fd: int, qt
     return [
         *arguments,
         *_tpm_backend(tpm_socket),
-        *device_arguments(shape),
+        *device_arguments(shape, real=False),
         *("-chardev", "null,id=console", "-serial", "chardev:console"),
         *_monitor_arguments(monitor_fd),
         *("-chardev", f"socket,id=qtest,fd={qtest_fd}", "-qtest", "chardev:qtest", "-qtest-log", "none"),
-        "-S",
     ]
 
 
@@ -145,15 +185,98 @@ def escape(path: Path) -> str:
 
 
 def _processor(shape: MachineShape, accelerator: Accelerator) -> str:
-    # KVM shows the host's own width of addresses unless told otherwise; TCG knows only this one.
-    width = f"host-phys-bits=off,phys-bits={shape.PHYSICAL_BITS}"
+    # KVM shows the host's own width of addresses unless told otherwise; TCG's is 40 bits.
+    width = f"host-phys-bits=off,phys-bits={shape.phys_bits}"
     if accelerator is Accelerator.KVM:
         return f"host,{width}"
     return _emulated_processor(shape)
 
 
 def _emulated_processor(shape: MachineShape) -> str:
-    return f"max,vendor={shape.cpu_vendor},{_WORDWISE}"
+    width = "" if shape.phys_bits == _USUAL_PHYS_BITS else f",phys-bits={shape.phys_bits}"
+    return f"max,vendor={shape.cpu_vendor},{_WORDWISE}{width}"
+
+
+def _on_off(value: bool) -> str:
+    return "on" if value else "off"
+
+
+def _memory_arguments(shape: MachineShape, *, real: bool) -> list[str]:
+    if not shape.numa_nodes and not real:
+        # Tables can be read of a machine that has more memory than this one.
+        backend = f"memory-backend-ram,id=memory,size={shape.memory_mib}M,reserve=off"
+        return ["-object", backend, "-machine", "memory-backend=memory"]
+    kind = "memory-backend-memfd,hugetlb=on" if shape.hugepages else "memory-backend-ram"
+    arguments: list[str] = []
+    for index, node in enumerate(shape.numa_nodes):
+        backend = kind if real else "memory-backend-ram,reserve=off"
+        cpus = "".join(f",cpus={cpu}" for cpu in node.cpus)
+        arguments += ["-object", f"{backend},id=memory{index},size={node.memory_mib}M"]
+        arguments += ["-numa", f"node,nodeid={index},memdev=memory{index}{cpus}"]
+    return arguments
+
+
+def _global_arguments(shape: MachineShape) -> list[str]:
+    arguments: list[str] = []
+    if not shape.acpi_hotplug:
+        arguments += ["-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"]
+    if shape.pci_hole64_mib is not None:
+        arguments += ["-global", f"q35-pcihost.pci-hole64-size={shape.pci_hole64_mib}M"]
+    return arguments
+
+
+def _smbios(strings: SmbiosStrings) -> str:
+    fields = (f"{name}={value.replace(',', ',,')}" for name, value in strings.fields)
+    return ",".join([f"type={strings.type}", *fields])
+
+
+def _pxb_device(pxb: Pxb, index: int) -> str:
+    node = "" if pxb.numa_node is None else f",numa_node={pxb.numa_node}"
+    return f"pxb-pcie,id=pxb{index},bus=pcie.0,addr={pxb.slot:#x},bus_nr={pxb.bus}{node}"
+
+
+def _extra_device(device: ExtraDevice, index: int) -> list[str]:
+    options = "".join(f",{name}={value}" for name, value in device.options)
+    if not device.root_port:
+        return [f"{device.model},id=device{index},bus=pcie.0,addr={device.slot:#x}{options}"]
+    port = f"device{index}-port"
+    return [
+        _root_port(port, bus="pcie.0", slot=device.slot, chassis=index + 1),
+        f"{device.model},id=device{index},bus={port}{options}",
+    ]
+
+
+def _passed_device(passed: PassedDevice, index: int, *, real: bool) -> list[str]:
+    if real:
+        raise bad(
+            passed.kind.value,
+            "a device that the host passes through is only predicted",
+            "start this machine with QEMU itself, or leave the device out",
+        )
+    port = f"passed{index}-port"
+    bus = "pcie.0" if passed.pxb is None else f"pxb{passed.pxb}"
+    functions = window_functions(passed)
+    return [
+        _root_port(port, bus=bus, slot=passed.slot, chassis=_PASSED_CHASSIS + index),
+        *(f"{text},id=passed{index}-{number},bus={port}" for number, text in enumerate(functions)),
+    ]
+
+
+def _root_port(name: str, *, bus: str, slot: int, chassis: int) -> str:
+    return f"pcie-root-port,id={name},bus={bus},addr={slot:#x},chassis={chassis}"
+
+
+def _direct_arguments(shape: MachineShape, direct: DirectBoot | None) -> list[str]:
+    if (shape.boot is BootSource.DIRECT) != (direct is not None):
+        raise bad(
+            "boot",
+            f"the machine boots from {shape.boot.value}, and a kernel is {'' if direct else 'not '}given",
+            'give a kernel with boot = "direct", and only then',
+        )
+    if direct is None:
+        return []
+    initrd = [] if direct.initrd is None else ["-initrd", str(direct.initrd)]
+    return ["-kernel", str(direct.kernel), *initrd, "-append", direct.command_line]
 
 
 def _disk_device(disk: Disk, index: int, *, first: bool, serial: str) -> str:
@@ -179,7 +302,9 @@ def _flash_arguments(firmware: FirmwareFiles, *, secure: bool) -> list[str]:
     ]
 
 
-def _tpm_backend(socket: Path) -> list[str]:
+def _tpm_backend(socket: Path | None) -> list[str]:
+    if socket is None:
+        return []
     return ["-chardev", f"socket,id=tpm,path={escape(socket)}", "-tpmdev", "emulator,id=tpm0,chardev=tpm"]
 
 

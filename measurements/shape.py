@@ -18,40 +18,60 @@ A shape comes from flags or from a ``shape.toml``::
     mac = "52:54:00:12:34:56"
     rom = false                 # true: the card carries its boot ROM, which firmware measures
 
+Further keys, given only where a machine differs from the usual one::
+
+    boot = "direct"             # the host gives kernel, initrd and command line; by default "disk"
+    tpm = "none"
+    phys-bits = 46              # width of physical addresses; by default 40
+    hpet = false                # no high precision timer
+    pic = false                 # no legacy interrupt controller
+    acpi-hotplug = false        # no hot plug of PCI devices by way of ACPI
+    pci-hole64 = "4096GiB"      # least size of the 64-bit PCI window
+    hugepages = true            # memory of huge pages; alone it is one NUMA node
+
+and the tables of ``shape_devices``: numa, smbios, device, pxb, gpu, nvswitch.
+
 Every device has a fixed PCI address, because firmware puts it into the boot entries that it measures.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import ClassVar, TypeVar
 
-from measurements.errors import KeyturnError
+from measurements import shape_devices, shape_values
+from measurements.shape_devices import (
+    FIRST_SLOT,
+    LAST_SLOT,
+    ExtraDevice,
+    NumaNode,
+    PassedDevice,
+    PassedKind,
+    Pxb,
+    SmbiosStrings,
+)
+from measurements.shape_values import ShapeError as ShapeError
+from measurements.shape_values import bad, check_range, split_flag
+from measurements.shape_values import parse_memory as parse_memory
 
 FIRST_DISK_SLOT = 3
 FIRST_NIC_SLOT = 16
-LAST_SLOT = 27
 MAX_CPUS = 255
 MIN_MEMORY_MIB = 256
 MAX_MEMORY_MIB = 1 << 22
+MIN_PHYS_BITS, MAX_PHYS_BITS = 36, 52
 
-_Choice = TypeVar("_Choice", bound=StrEnum)
-
-_MEMORY = re.compile(r"([0-9]+)\s*(MiB|GiB|M|G)?")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _MACHINE = re.compile(r"(pc-)?q35(-[0-9]+\.[0-9]+)?|pc-q35-[a-z]+(-v[0-9]+\.[0-9]+)?")
-
-
-class ShapeError(KeyturnError):
-    """A machine shape that cannot be."""
-
-    code = "shape"
+_KNOWN = (
+    *("memory", "cpus", "machine", "tpm", "cpu-vendor", "smm", "boot-order", "disk", "nic"),
+    *("boot", "phys-bits", "hpet", "pic", "acpi-hotplug", "pci-hole64", "hugepages"),
+    *("numa", "smbios", "device", "pxb", "gpu", "nvswitch"),
+)
 
 
 class TpmInterface(StrEnum):
@@ -59,6 +79,7 @@ class TpmInterface(StrEnum):
 
     CRB = "crb"
     TIS = "tis"
+    NONE = "none"
 
 
 class DiskModel(StrEnum):
@@ -88,6 +109,13 @@ class BootOrder(StrEnum):
     FIRMWARE = "firmware"
 
 
+class BootSource(StrEnum):
+    """Where the kernel comes from: a disk, or directly from the host."""
+
+    DISK = "disk"
+    DIRECT = "direct"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Disk:
     """One disk: controller model and PCI device number on the root bus."""
@@ -108,7 +136,7 @@ class Nic:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MachineShape:
-    """What the host chooses; checked when made, so that a shape that exists can be started."""
+    """What the host chooses; checked when made, so that a shape that exists can be described to QEMU."""
 
     memory_mib: int = 2048
     cpus: int = 1
@@ -119,36 +147,78 @@ class MachineShape:
     boot_order: BootOrder = BootOrder.DISK
     disks: tuple[Disk, ...] = field(default=(Disk(),))
     nics: tuple[Nic, ...] = ()
-
-    PHYSICAL_BITS: ClassVar[int] = 40
-    """Width of physical addresses, the one that every QEMU accelerator offers."""
+    boot: BootSource = BootSource.DISK
+    phys_bits: int = 40
+    hpet: bool = True
+    pic: bool = True
+    acpi_hotplug: bool = True
+    pci_hole64_mib: int | None = None
+    hugepages: bool = False
+    numa: tuple[NumaNode, ...] = ()
+    smbios: tuple[SmbiosStrings, ...] = ()
+    devices: tuple[ExtraDevice, ...] = ()
+    pxbs: tuple[Pxb, ...] = ()
+    passed: tuple[PassedDevice, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_range("memory", self.memory_mib, MIN_MEMORY_MIB, MAX_MEMORY_MIB, unit=" MiB")
-        _check_range("cpus", self.cpus, 1, MAX_CPUS)
+        check_range("memory", self.memory_mib, MIN_MEMORY_MIB, MAX_MEMORY_MIB, unit=" MiB")
+        check_range("cpus", self.cpus, 1, MAX_CPUS)
+        check_range("phys-bits", self.phys_bits, MIN_PHYS_BITS, MAX_PHYS_BITS)
+        if self.pci_hole64_mib is not None:
+            check_range("pci-hole64", self.pci_hole64_mib, 0, 1 << 30, unit=" MiB")
         if _MACHINE.fullmatch(self.machine) is None:
-            raise _bad(
+            raise bad(
                 "machine", f"{self.machine!r} is not a q35 machine", "use q35 or a version such as pc-q35-7.2"
             )
-        if not self.disks:
-            raise _bad("disk", "there is no disk to boot from", "give at least one disk")
+        if not self.disks and self.boot is BootSource.DISK:
+            raise bad("disk", "there is no disk to boot from", "give at least one disk")
         self._check_slots()
+        self._check_numa()
         for nic in self.nics:
             if _MAC.fullmatch(nic.mac) is None or int(nic.mac[:2], 16) & 1:
-                raise _bad(
+                raise bad(
                     "nic.mac", f"{nic.mac!r} is not a unicast MAC address", "write it as 52:54:00:12:34:56"
                 )
 
     def _check_slots(self) -> None:
-        taken: set[int] = set()
-        for slot in [disk.slot for disk in self.disks] + [nic.slot for nic in self.nics]:
-            _check_range("slot", slot, FIRST_DISK_SLOT, LAST_SLOT)
-            if slot in taken:
-                raise _bad("slot", f"two devices are in PCI slot {slot}", "give every device its own slot")
-            taken.add(slot)
+        taken: set[tuple[int | None, int]] = set()
+        for bus, slot in self._places():
+            check_range("slot", slot, FIRST_SLOT, LAST_SLOT)
+            if (bus, slot) in taken:
+                raise bad("slot", f"two devices are in PCI slot {slot}", "give every device its own slot")
+            if bus is not None and not 0 <= bus < len(self.pxbs):
+                raise bad("pxb", f"there is no root bus {bus}", "describe it with [[pxb]]; the first is 0")
+            taken.add((bus, slot))
+
+    def _places(self) -> Iterator[tuple[int | None, int]]:
+        """Root bus (None: the first one) and slot of every device."""
+        yield from ((None, disk.slot) for disk in self.disks)
+        yield from ((None, nic.slot) for nic in self.nics)
+        yield from ((None, device.slot) for device in self.devices)
+        yield from ((None, pxb.slot) for pxb in self.pxbs)
+        for passed in self.passed:
+            yield passed.pxb, passed.slot
+
+    def _check_numa(self) -> None:
+        nodes = self.numa_nodes
+        cpus = sorted(cpu for node in nodes for cpu in node.cpus)
+        if nodes and cpus != list(range(self.cpus)):
+            raise bad("numa.cpus", "do not name every processor once", f"share out 0 to {self.cpus - 1}")
+        if nodes and sum(node.memory_mib for node in nodes) != self.memory_mib:
+            raise bad("numa.memory", "does not add up to the memory", f"share out {self.memory_mib} MiB")
+        for bus in self.pxbs:
+            if bus.numa_node is not None and not 0 <= bus.numa_node < len(nodes):
+                raise bad("pxb.numa-node", f"there is no node {bus.numa_node}", "describe it with [[numa]]")
+
+    @property
+    def numa_nodes(self) -> tuple[NumaNode, ...]:
+        """The NUMA nodes that the machine has: huge pages alone make one of everything."""
+        if self.numa or not self.hugepages:
+            return self.numa
+        return (NumaNode(memory_mib=self.memory_mib, cpus=tuple(range(self.cpus))),)
 
     def as_json(self) -> dict[str, object]:
-        """The shape in the keys of ``shape.toml``."""
+        """The shape in the keys of ``shape.toml``; the further keys only where they are not the default."""
         return {
             "memory": f"{self.memory_mib}MiB",
             "cpus": self.cpus,
@@ -162,33 +232,58 @@ class MachineShape:
                 {"model": nic.model.value, "slot": nic.slot, "mac": nic.mac, "rom": nic.rom}
                 for nic in self.nics
             ],
+            **self._further_json(),
         }
 
-
-def parse_memory(text: str) -> int:
-    """MiB of ``2048``, ``2048MiB``, ``2GiB`` or ``2G``."""
-    match = _MEMORY.fullmatch(text.strip())
-    if match is None:
-        raise _bad("memory", f"{text!r} is not a memory size", "write it as 2048MiB or 2GiB")
-    return int(match[1]) * (1024 if (match[2] or "").startswith("G") else 1)
+    def _further_json(self) -> dict[str, object]:
+        default = MachineShape()
+        hole = None if self.pci_hole64_mib is None else f"{self.pci_hole64_mib}MiB"
+        values: dict[str, tuple[object, object]] = {
+            "boot": (self.boot.value, default.boot.value),
+            "phys-bits": (self.phys_bits, default.phys_bits),
+            "hpet": (self.hpet, default.hpet),
+            "pic": (self.pic, default.pic),
+            "acpi-hotplug": (self.acpi_hotplug, default.acpi_hotplug),
+            "pci-hole64": (hole, None),
+            "hugepages": (self.hugepages, default.hugepages),
+        }
+        lists = {
+            "numa": [node.as_json() for node in self.numa],
+            "smbios": [strings.as_json() for strings in self.smbios],
+            "device": [device.as_json() for device in self.devices],
+            "pxb": [pxb.as_json() for pxb in self.pxbs],
+            "gpu": [device.as_json() for device in self.passed if device.kind is PassedKind.GPU],
+            "nvswitch": [device.as_json() for device in self.passed if device.kind is PassedKind.NVSWITCH],
+        }
+        return {key: value for key, (value, usual) in values.items() if value != usual} | {
+            key: parts for key, parts in lists.items() if parts
+        }
 
 
 def parse_disk(text: str, *, index: int) -> Disk:
     """A disk of the flag form ``virtio-blk-pci[,slot=4]``; ``index`` is its place, for the default slot."""
-    model, options = _split_flag(text, known=("slot",), subject="--disk")
-    slot = _integer(options["slot"], subject="--disk slot") if "slot" in options else FIRST_DISK_SLOT + index
-    return Disk(model=_choice(DiskModel, model, subject="--disk"), slot=slot)
+    model, options = split_flag(text, known=("slot",), subject="--disk")
+    slot = (
+        shape_values.integer(options["slot"], subject="--disk slot")
+        if "slot" in options
+        else FIRST_DISK_SLOT + index
+    )
+    return Disk(model=shape_values.choice(DiskModel, model, subject="--disk"), slot=slot)
 
 
 def parse_nic(text: str, *, index: int) -> Nic:
     """A card of the flag form ``virtio-net-pci[,slot=17][,mac=…][,rom=on|off]``."""
-    model, options = _split_flag(text, known=("slot", "mac", "rom"), subject="--nic")
-    slot = _integer(options["slot"], subject="--nic slot") if "slot" in options else FIRST_NIC_SLOT + index
+    model, options = split_flag(text, known=("slot", "mac", "rom"), subject="--nic")
+    slot = (
+        shape_values.integer(options["slot"], subject="--nic slot")
+        if "slot" in options
+        else FIRST_NIC_SLOT + index
+    )
     rom = options.get("rom", "off")
     if rom not in ("on", "off"):
-        raise _bad("--nic", f"rom={rom} is neither on nor off", "write rom=on or rom=off")
+        raise bad("--nic", f"rom={rom} is neither on nor off", "write rom=on or rom=off")
     return Nic(
-        model=_choice(NicModel, model, subject="--nic"),
+        model=shape_values.choice(NicModel, model, subject="--nic"),
         slot=slot,
         mac=options.get("mac", default_mac(index)).lower(),
         rom=rom == "on",
@@ -213,103 +308,80 @@ def read_shape(path: Path) -> MachineShape:
 
 def shape_from_mapping(document: Mapping[str, object]) -> MachineShape:
     """The shape in a parsed ``shape.toml``; an unknown key is refused with the nearest known one."""
-    known = ("memory", "cpus", "machine", "tpm", "cpu-vendor", "smm", "boot-order", "disk", "nic")
-    _refuse_unknown(document, known, subject="shape")
+    shape_values.refuse_unknown(document, _KNOWN, subject="shape")
+    reader = _Reader(document)
     default = MachineShape()
-    disks = _tables(document, "disk")
-    nics = _tables(document, "nic")
+    boot = reader.choice(BootSource, "boot", default.boot)
+    disks = tuple(_disk_of(table, index) for index, table in enumerate(reader.tables("disk")))
     return MachineShape(
-        memory_mib=_memory(document["memory"]) if "memory" in document else default.memory_mib,
-        cpus=_integer(document.get("cpus", default.cpus), subject="cpus"),
-        machine=_text(document.get("machine", default.machine), subject="machine"),
-        tpm=_choice(TpmInterface, document.get("tpm", default.tpm), subject="tpm"),
-        cpu_vendor=_choice(CpuVendor, document.get("cpu-vendor", default.cpu_vendor), subject="cpu-vendor"),
-        smm=_flag(document.get("smm", default.smm), subject="smm"),
-        boot_order=_choice(BootOrder, document.get("boot-order", default.boot_order), subject="boot-order"),
-        disks=tuple(_disk_of(table, index) for index, table in enumerate(disks)) or default.disks,
-        nics=tuple(_nic_of(table, index) for index, table in enumerate(nics)),
+        memory_mib=reader.memory("memory", default.memory_mib),
+        cpus=reader.integer("cpus", default.cpus),
+        machine=shape_values.text(document.get("machine", default.machine), subject="machine"),
+        tpm=reader.choice(TpmInterface, "tpm", default.tpm),
+        cpu_vendor=reader.choice(CpuVendor, "cpu-vendor", default.cpu_vendor),
+        smm=reader.flag("smm", default.smm),
+        boot_order=reader.choice(BootOrder, "boot-order", default.boot_order),
+        disks=disks or (default.disks if boot is BootSource.DISK else ()),
+        nics=tuple(_nic_of(table, index) for index, table in enumerate(reader.tables("nic"))),
+        boot=boot,
+        phys_bits=reader.integer("phys-bits", default.phys_bits),
+        hpet=reader.flag("hpet", default.hpet),
+        pic=reader.flag("pic", default.pic),
+        acpi_hotplug=reader.flag("acpi-hotplug", default.acpi_hotplug),
+        pci_hole64_mib=reader.memory("pci-hole64", 0) if "pci-hole64" in document else None,
+        hugepages=reader.flag("hugepages", default.hugepages),
+        numa=tuple(map(shape_devices.numa_node, reader.tables("numa"))),
+        smbios=tuple(map(shape_devices.smbios_strings, reader.tables("smbios"))),
+        devices=tuple(
+            shape_devices.extra_device(table, index) for index, table in enumerate(reader.tables("device"))
+        ),
+        pxbs=tuple(shape_devices.pxb(table, index) for index, table in enumerate(reader.tables("pxb"))),
+        passed=_passed_of(reader),
     )
 
 
+class _Reader:
+    """Values of a document by key."""
+
+    def __init__(self, document: Mapping[str, object]) -> None:
+        self._document = document
+
+    def memory(self, key: str, default: int) -> int:
+        return shape_values.memory(self._document.get(key, default), subject=key)
+
+    def integer(self, key: str, default: int) -> int:
+        return shape_values.integer(self._document.get(key, default), subject=key)
+
+    def flag(self, key: str, default: bool) -> bool:
+        return shape_values.flag(self._document.get(key, default), subject=key)
+
+    def choice(
+        self, kind: type[shape_values.Choice], key: str, default: shape_values.Choice
+    ) -> shape_values.Choice:
+        return shape_values.choice(kind, self._document.get(key, default), subject=key)
+
+    def tables(self, key: str) -> list[Mapping[str, object]]:
+        return shape_values.tables(self._document, key)
+
+
+def _passed_of(reader: _Reader) -> tuple[PassedDevice, ...]:
+    found = [(kind, table) for kind in PassedKind for table in reader.tables(kind.value)]
+    return tuple(shape_devices.passed_device(kind, table, index) for index, (kind, table) in enumerate(found))
+
+
 def _disk_of(table: Mapping[str, object], index: int) -> Disk:
-    _refuse_unknown(table, ("model", "slot"), subject="disk")
+    shape_values.refuse_unknown(table, ("model", "slot"), subject="disk")
     return Disk(
-        model=_choice(DiskModel, table.get("model", DiskModel.VIRTIO_BLK), subject="disk.model"),
-        slot=_integer(table.get("slot", FIRST_DISK_SLOT + index), subject="disk.slot"),
+        model=shape_values.choice(DiskModel, table.get("model", DiskModel.VIRTIO_BLK), subject="disk.model"),
+        slot=shape_values.integer(table.get("slot", FIRST_DISK_SLOT + index), subject="disk.slot"),
     )
 
 
 def _nic_of(table: Mapping[str, object], index: int) -> Nic:
-    _refuse_unknown(table, ("model", "slot", "mac", "rom"), subject="nic")
+    shape_values.refuse_unknown(table, ("model", "slot", "mac", "rom"), subject="nic")
     return Nic(
-        model=_choice(NicModel, table.get("model", NicModel.VIRTIO_NET), subject="nic.model"),
-        slot=_integer(table.get("slot", FIRST_NIC_SLOT + index), subject="nic.slot"),
-        mac=_text(table.get("mac", default_mac(index)), subject="nic.mac").lower(),
-        rom=_flag(table.get("rom", False), subject="nic.rom"),
+        model=shape_values.choice(NicModel, table.get("model", NicModel.VIRTIO_NET), subject="nic.model"),
+        slot=shape_values.integer(table.get("slot", FIRST_NIC_SLOT + index), subject="nic.slot"),
+        mac=shape_values.text(table.get("mac", default_mac(index)), subject="nic.mac").lower(),
+        rom=shape_values.flag(table.get("rom", False), subject="nic.rom"),
     )
-
-
-def _bad(subject: str, reason: str, advice: str) -> ShapeError:
-    return ShapeError(reason, subject=subject, advice=advice)
-
-
-def _check_range(subject: str, value: int, low: int, high: int, *, unit: str = "") -> None:
-    if not low <= value <= high:
-        raise _bad(subject, f"{value}{unit} is out of range", f"give {low} to {high}{unit}")
-
-
-def _refuse_unknown(document: Mapping[str, object], known: Iterable[str], *, subject: str) -> None:
-    for key in document:
-        if key not in known:
-            nearest = difflib.get_close_matches(key, list(known), n=1, cutoff=0.0)[0]
-            raise _bad(subject, f"unknown key {key!r}", f"the nearest known key is {nearest!r}")
-
-
-def _tables(document: Mapping[str, object], key: str) -> list[Mapping[str, object]]:
-    tables = document.get(key, [])
-    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise _bad(key, "is not a list of tables", f"write [[{key}]]")
-    return tables
-
-
-def _split_flag(text: str, *, known: tuple[str, ...], subject: str) -> tuple[str, dict[str, str]]:
-    model, *parts = text.split(",")
-    options = dict(part.partition("=")[::2] for part in parts)
-    _refuse_unknown(options, known, subject=subject)
-    return model, options
-
-
-def _memory(value: object) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) else parse_memory(str(value))
-
-
-def _integer(value: object, *, subject: str) -> int:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    try:
-        return int(str(value), 0) if not isinstance(value, bool) else _not_a_number(value, subject)
-    except ValueError:
-        return _not_a_number(value, subject)
-
-
-def _not_a_number(value: object, subject: str) -> int:
-    raise _bad(subject, f"{value!r} is not a whole number", "give a whole number")
-
-
-def _text(value: object, *, subject: str) -> str:
-    if not isinstance(value, str):
-        raise _bad(subject, f"{value!r} is not a string", "put it in quotes")
-    return value
-
-
-def _flag(value: object, *, subject: str) -> bool:
-    if not isinstance(value, bool):
-        raise _bad(subject, f"{value!r} is neither true nor false", "write true or false")
-    return value
-
-
-def _choice(kind: type[_Choice], value: object, *, subject: str) -> _Choice:
-    try:
-        return kind(str(value))
-    except ValueError as problem:
-        raise _bad(subject, f"{value!r} is not supported", f"use one of: {', '.join(kind)}") from problem

@@ -172,7 +172,7 @@ def test_the_combinations_cover_what_users_vary() -> None:
     assert len(COMBINATIONS) >= 8
     assert {combination.firmware for combination in combinations} == {bookworm, trixie}
     assert {combination.secure_boot for combination in combinations} == {False, True}
-    assert {combination.shape.tpm for combination in combinations} == set(TpmInterface)
+    assert {combination.shape.tpm for combination in combinations} == {TpmInterface.CRB, TpmInterface.TIS}
     assert len({combination.shape.memory_mib for combination in combinations}) >= 2
     assert len({combination.image for combination in combinations}) >= 4
     assert any(combination.shape.nics for combination in combinations)

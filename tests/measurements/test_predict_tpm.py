@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 
 from measurements.boot_sequence import PREDICTED_PCRS, measure_image
 from measurements.errors import FormatError
 from measurements.events import Bank, EventType, Provenance, replay
+from measurements.predict_tpm import predict_tpm
 from measurements.runtime_events import DEV_IMAGE, event_digest
+from measurements.shape import MachineShape, ShapeError, TpmInterface
 from tests.support.boot_model import KERNEL_CONFIG, ModelImage, ModelMachine, predict
 
 MACHINE = ModelMachine()
@@ -107,3 +110,9 @@ def test_a_change_of_the_image_changes_pcr_4_and_11(changed: ModelImage) -> None
 def test_an_old_kernel_is_refused() -> None:
     with pytest.raises(FormatError, match="EFI stub measures by other rules"):
         measure_image(replace(IMAGE.inputs(), kernel_release="5.15.0"))
+
+
+def test_a_machine_without_a_tpm_is_refused() -> None:
+    nothing = cast("Any", None)
+    with pytest.raises(ShapeError, match="without a TPM"):
+        predict_tpm(nothing, nothing, MachineShape(tpm=TpmInterface.NONE))
