@@ -15,14 +15,15 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 from uuid import UUID
 
 from measurements.efi_variable import GLOBAL_VARIABLE
 from measurements.events import EventType, MeasuredEvent, event_over
 from measurements.firmware_volume import FirmwareError
-from measurements.ovmf import DXE_VOLUME, Firmware
+from measurements.ovmf import DXE_VOLUME
 from measurements.shape import BootOrder, MachineShape, Nic, NicModel, ShapeError
 from measurements.varstore import VariableStore
 
@@ -36,6 +37,22 @@ _PCI_ROOT = bytes.fromhex("02010c00d041030a00000000")
 _END = bytes.fromhex("7fff0400")
 _URI = bytes.fromhex("03180400")
 _BOOT_NAME = re.compile(r"Boot(Order|[0-9A-F]{4})")
+
+
+class BootManagerFirmware(Protocol):
+    """What of a firmware decides about its entries: the files of its DXE volume, by GUID."""
+
+    @property
+    def name(self) -> str:
+        """The firmware file's name."""
+
+    @property
+    def dxe_files(self) -> Mapping[UUID, str]:
+        """Names of the files by GUID."""
+
+    @property
+    def dxe_names(self) -> frozenset[str]:
+        """Names of the files."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +71,9 @@ class BootEntry:
         return header + (self.description + "\0").encode("utf-16-le") + self.path + self.optional
 
 
-def boot_events(firmware: Firmware, shape: MachineShape, variables: VariableStore) -> list[MeasuredEvent]:
+def boot_events(
+    firmware: BootManagerFirmware, shape: MachineShape, variables: VariableStore
+) -> list[MeasuredEvent]:
     """PCR 1: boot order and boot entries; raises FirmwareError where they are not known."""
     _check_fresh(variables)
     entries = boot_entries(firmware, shape)
@@ -73,7 +92,7 @@ def boot_events(firmware: Firmware, shape: MachineShape, variables: VariableStor
     ]
 
 
-def boot_entries(firmware: Firmware, shape: MachineShape) -> list[BootEntry]:
+def boot_entries(firmware: BootManagerFirmware, shape: MachineShape) -> list[BootEntry]:
     """The entries in the order in which they are made: an entry's place is its number.
 
     Raises ``ShapeError`` for a shape whose entries are not known.
@@ -104,7 +123,7 @@ def boot_order(entries: list[BootEntry], shape: MachineShape) -> list[int]:
     return sorted(numbers, key=lambda number: not entries[number].device)
 
 
-def _manager_entries(firmware: Firmware, *, menu: bool) -> Iterator[BootEntry]:
+def _manager_entries(firmware: BootManagerFirmware, *, menu: bool) -> Iterator[BootEntry]:
     setup_attributes = ACTIVE | APPLICATION
     if menu:
         yield _firmware_entry(firmware.dxe_files[MENU_FILE], MENU_FILE, ACTIVE | HIDDEN | APPLICATION)
@@ -124,7 +143,7 @@ def _disk_entries(shape: MachineShape) -> Iterator[BootEntry]:
         yield _device_entry(name, _pci(slot))
 
 
-def _nic_entries(firmware: Firmware, nic: Nic) -> Iterator[BootEntry]:
+def _nic_entries(firmware: BootManagerFirmware, nic: Nic) -> Iterator[BootEntry]:
     if nic.model is not NicModel.VIRTIO_NET:
         return
     address = nic.mac.replace(":", "").upper()

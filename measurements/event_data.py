@@ -8,7 +8,7 @@ Layouts (TCG PC Client Platform Firmware Profile 1.06, section 10; little endian
 - ``UEFI_HANDOFF_TABLE_POINTERS2``: u8 length | name | u64 count | count x (GUID | u64 address);
 - tagged events: u32 tag | u32 length | text; tag 0x4141454C is an entry of an application's log
   (Confidential Containers, ``domain operation content``);
-- text of shim, GRUB and systemd-stub: up to the first NUL, whatever lies behind it (GRUB logs more than it has);
+- text of shim, GRUB and systemd-stub: up to the first NUL, whatever lies behind (GRUB logs more than it has);
 - configuration flags: ``ACPI DATA``; ``QEMU FW CFG`` NUL and 56 bytes name of an item (edk2 from 2025.05 on);
   16 bytes name, u64 length and content (td-shim); a name alone (early TDVF).
 - ``EFI_LOAD_OPTION`` (UEFI 2.10, section 3.1.3): u32 attributes | u16 path length | description, UTF-16 with
