@@ -20,7 +20,7 @@ Kinds: SectionKind. Addresses are guest physical, in whole pages of 4096 bytes.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import pairwise
@@ -126,6 +126,33 @@ def parse_sev_image(image: bytes, *, name: str, end: int = FOUR_GIB) -> SevImage
     )
 
 
+def described_image(
+    *, name: str, sections: Sequence[tuple[int, int, int]], hash_table_gpa: int, reset_eip: int
+) -> SevImage:
+    """An image of which only a description is at hand: ``sections`` are (address, size, kind) in their order.
+
+    Its pages are missing, so it can be predicted with a firmware digest only. Raises SevFirmwareError.
+    """
+    if not 0 < len(sections) <= MAX_SECTIONS or not 0 < hash_table_gpa < FOUR_GIB:
+        raise _error(name, f"describes {len(sections)} sections and a table of hashes at {hash_table_gpa:#x}")
+    if not 0 <= reset_eip < FOUR_GIB:
+        raise _error(name, f"describes a start address {reset_eip:#x} of further processors")
+    found = tuple(
+        _checked(*section, where=f"in place {number}", name=name) for number, section in enumerate(sections)
+    )
+    _refuse_overlaps(found, name=name)
+    return SevImage(
+        name=name,
+        image=b"",
+        gpa=FOUR_GIB,
+        sections=found,
+        hash_table=Area(gpa=hash_table_gpa, size=PAGE - hash_table_gpa % PAGE),
+        secret=None,
+        reset_eip=reset_eip,
+        svsm_entry=None,
+    )
+
+
 def _word(table: Mapping[UUID, bytes], guid: UUID, *, name: str) -> int | None:
     data = table.get(guid)
     if data is None:
@@ -176,13 +203,17 @@ def _sections(image: bytes, distance: int | None, *, name: str) -> tuple[Section
 
 def _section(image: bytes, offset: int, *, name: str) -> Section:
     gpa, size, number = _SECTION.unpack_from(image, offset)
+    return _checked(gpa, size, number, where=f"at byte {offset:#x}", name=name)
+
+
+def _checked(gpa: int, size: int, number: int, *, where: str, name: str) -> Section:
     try:
         kind = SectionKind(number)
     except ValueError:
-        raise _error(name, f"has an SNP section of unknown kind {number:#x} at byte {offset:#x}") from None
-    if gpa % PAGE or size % PAGE or not 0 < size <= MAX_SECTION_SIZE or gpa + size > FOUR_GIB:
-        where = f"at {gpa:#x} with {size:#x} bytes"
-        raise _error(name, f"has an SNP section {where} at byte {offset:#x}, not whole pages below 4 GiB")
+        raise _error(name, f"has an SNP section of unknown kind {number:#x} {where}") from None
+    if gpa % PAGE or size % PAGE or not 0 < size <= MAX_SECTION_SIZE or not 0 <= gpa <= FOUR_GIB - size:
+        what = f"{size:#x} bytes at {gpa:#x}"
+        raise _error(name, f"has an SNP section of {what}, not whole pages below 4 GiB, {where}")
     if kind in (SectionKind.SECRETS, SectionKind.CPUID, SectionKind.KERNEL_HASHES) and size != PAGE:
         raise _error(name, f"has an SNP section of kind {kind.name} with {size:#x} bytes, not one page")
     return Section(kind=kind, gpa=gpa, size=size)
