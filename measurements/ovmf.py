@@ -106,7 +106,7 @@ def parse_firmware(data: bytes, *, name: str) -> Firmware:
     if len(data) > MAX_FLASH:
         raise _not_ovmf(name, "it is larger than any flash file")
     try:
-        inner = {volume.name: volume for volume in _inner_volumes(data)}
+        inner = {volume.name: volume for volume in inner_volumes(data)}
         if PEI_VOLUME not in inner or DXE_VOLUME not in inner:
             raise FirmwareError("it does not hold OVMF's PEI and DXE volumes", subject=name, advice="")
         pei, dxe = inner[PEI_VOLUME], inner[DXE_VOLUME]
@@ -158,7 +158,8 @@ def _referenced(module: Module) -> set[int]:
     }
 
 
-def _inner_volumes(data: bytes) -> list[FirmwareVolume]:
+def inner_volumes(data: bytes) -> list[FirmwareVolume]:
+    """The volumes that are compressed in the flash file ``data``, unpacked; none if it holds no such."""
     for volume in find_volumes(data):
         for file in _files_leniently(volume):
             for section in file.sections:
