@@ -24,7 +24,7 @@ _END = 127
 _END_MARKER = bytes((_END, 4, 0xFF, 0xFE, 0, 0))
 _BIOS_TEMPLATE = bytes.fromhex("001a00000102 00e8 0300 0800000000000000 001c 0000 ffff 0000")
 _PLATFORM_MODULE, _MEASURING_MODULE = "SmbiosPlatformDxe", "SmbiosMeasurementDxe"
-_FALLBACKS = {"unknown", "02/02/2022"}
+_FALLBACKS = frozenset({"unknown", "02/02/2022"})
 _DATE = re.compile(r"[0-9]{2}/[0-9]{2}/[0-9]{4}")
 _WIDE_TEXT = re.compile(rb"(?:[ -~]\0){4,127}\0\0")
 
@@ -107,16 +107,23 @@ def blanked(structure: Structure) -> Structure:
 
 def bios_structure(firmware: Firmware) -> Structure:
     """OVMF's type 0, from the constants of the module that makes it; raises FirmwareError if unclear."""
-    image = _module_image(firmware)
-    version = version_text(firmware)
-    texts = {match[0].decode("utf-16-le").rstrip("\0") for match in _WIDE_TEXT.finditer(image)}
-    texts -= {*_FALLBACKS, version}
+    return bios_structure_of(_module_image(firmware), version=version_text(firmware), name=firmware.name)
+
+
+def bios_texts(image: bytes) -> set[str]:
+    """The texts in the module ``image`` that come from the build: vendor, version and date."""
+    return {match[0].decode("utf-16-le").rstrip("\0") for match in _WIDE_TEXT.finditer(image)} - _FALLBACKS
+
+
+def bios_structure_of(image: bytes, *, version: str, name: str) -> Structure:
+    """The same from the bytes of the module, for the firmware ``name`` of a known version."""
+    texts = bios_texts(image) - {version}
     dates = {text for text in texts if _DATE.fullmatch(text)}
     vendors = texts - dates
     if _BIOS_TEMPLATE not in image or len(dates) != 1 or len(vendors) != 1 or not version:
         raise FirmwareError(
             "its SMBIOS vendor, version and date are not found unambiguously",
-            subject=firmware.name,
+            subject=name,
             advice="report this firmware build",
         )
     strings = (vendors.pop(), version, dates.pop())
