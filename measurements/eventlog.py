@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -106,6 +106,7 @@ class EventLog:
         ``FormatError`` if a record lacks the algorithm's digest: such a bank cannot be replayed.
         """
         registers: dict[int, bytes] = {}
+        hasher = _hasher(algorithm)
         for event in self.events:
             if not event.extends:
                 continue
@@ -117,7 +118,7 @@ class EventLog:
                     advice="use a machine whose TPM has the bank switched on",
                 )
             start = registers.get(event.pcr) or self.start_value(event.pcr, algorithm)
-            registers[event.pcr] = _hash(algorithm, start + digest)
+            registers[event.pcr] = hasher(start + digest).digest()
         return registers
 
 
@@ -244,12 +245,15 @@ def _startup_locality(events: tuple[LogEvent, ...]) -> int:
     return 0
 
 
-def _hash(algorithm: Algorithm, data: bytes) -> bytes:
-    """Digest; SM3 is an algorithm of OpenSSL, which may be built without it."""
-    name = "sm3" if algorithm is Algorithm.SM3_256 else algorithm.bank
+def _hasher(algorithm: Algorithm) -> Callable[[bytes], hashlib._Hash]:
+    """The hash of one algorithm; SM3 is one of OpenSSL's, which may be built without it."""
+    if algorithm is not Algorithm.SM3_256:
+        constructor: Callable[[bytes], hashlib._Hash] = getattr(hashlib, algorithm.bank)
+        return constructor
     try:
-        return hashlib.new(name, data).digest()
+        hashlib.new("sm3")
     except ValueError as error:
         raise FormatError(
-            f"needs the hash {name}, which this Python lacks", subject="event log", advice="use another bank"
+            "needs the hash sm3, which this Python lacks", subject="event log", advice="use another bank"
         ) from error
+    return lambda data: hashlib.new("sm3", data)
