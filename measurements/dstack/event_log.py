@@ -74,51 +74,57 @@ def wrong_digests(events: Sequence[LogEvent]) -> tuple[LogEvent, ...]:
     return tuple(event for event in events if event.runtime and event.stated not in (None, event.digest))
 
 
-def _event(entry: object, subject: str) -> LogEvent:
-    fields = closed_object(entry, required=_REQUIRED, optional=_OPTIONAL, subject=subject)
-    register = integer(fields["imr"], subject=f"{subject}, imr", highest=REGISTERS - 1)
-    event_type = integer(fields["event_type"], subject=f"{subject}, event_type", highest=(1 << 32) - 1)
-    name = text(fields["event"], subject=f"{subject}, event")
-    payload = octets(fields["event_payload"], subject=f"{subject}, event_payload")
-    stated = octets(fields["digest"], subject=f"{subject}, digest", sizes=(0, _SIZE)) or None
+def log_event(
+    *,
+    register: int,
+    event_type: int,
+    stated: bytes,
+    name: str,
+    payload: bytes,
+    subject: str,
+    version: LogVersion = LogVersion.V1,
+) -> LogEvent:
+    """One entry from its fields, of which ``stated`` (the digest) may be empty for a runtime event."""
     if (register == RUNTIME_REGISTER) is not (event_type == EVENT_TYPE):
         refuse(subject, f"has type {event_type:#x} in RTMR{register}; runtime events alone are in RTMR3")
-    if event_type != EVENT_TYPE:
-        if stated is None or _OPTIONAL & set(fields):
-            refuse(subject, "has no digest, or fields of a runtime event, and is none")
-        return LogEvent(
-            register=register,
-            event_type=event_type,
-            digest=stated,
-            stated=stated,
-            name=name,
-            payload=payload,
-        )
-    return runtime_log_event(_runtime(fields, name, payload, subject), stated=stated)
-
-
-def runtime_log_event(runtime: RuntimeEvent, *, stated: bytes | None = None) -> LogEvent:
-    """The entry of a runtime event."""
+    if register >= REGISTERS or len(stated) not in ((0, _SIZE) if event_type == EVENT_TYPE else (_SIZE,)):
+        refuse(subject, f"has a digest of {len(stated)} bytes, or is of RTMR{register}")
+    runtime = _runtime(name, payload, version, subject) if event_type == EVENT_TYPE else None
     return LogEvent(
-        register=RUNTIME_REGISTER,
-        event_type=EVENT_TYPE,
-        digest=runtime.digest(),
-        stated=stated,
-        name=runtime.name,
-        payload=runtime.payload,
+        register=register,
+        event_type=event_type,
+        digest=runtime.digest() if runtime else stated,
+        stated=stated or None,
+        name=name,
+        payload=payload,
         runtime=runtime,
     )
 
 
-def _runtime(fields: object, name: str, payload: bytes, subject: str) -> RuntimeEvent:
-    optional = fields if isinstance(fields, dict) else {}
-    version = integer(optional.get("version", 1), subject=f"{subject}, version", lowest=1, highest=2)
+def _event(entry: object, subject: str) -> LogEvent:
+    fields = closed_object(entry, required=_REQUIRED, optional=_OPTIONAL, subject=subject)
+    version = integer(fields.get("version", 1), subject=f"{subject}, version", lowest=1, highest=2)
+    event = log_event(
+        register=integer(fields["imr"], subject=f"{subject}, imr", highest=REGISTERS - 1),
+        event_type=integer(fields["event_type"], subject=f"{subject}, event_type", highest=(1 << 32) - 1),
+        stated=octets(fields["digest"], subject=f"{subject}, digest", sizes=(0, _SIZE)),
+        name=text(fields["event"], subject=f"{subject}, event"),
+        payload=octets(fields["event_payload"], subject=f"{subject}, event_payload"),
+        subject=subject,
+        version=LogVersion(version),
+    )
+    if event.runtime is None:
+        if _OPTIONAL & set(fields):
+            refuse(subject, "has fields of a runtime event, and is none")
+    elif "preimage" in fields:
+        preimage = octets(fields["preimage"], subject=f"{subject}, preimage")
+        if preimage != event.runtime.preimage():
+            refuse(subject, "has a preimage that is not that of its name, payload and version")
+    return event
+
+
+def _runtime(name: str, payload: bytes, version: LogVersion, subject: str) -> RuntimeEvent:
     try:
-        runtime = RuntimeEvent(name=name, payload=payload, version=LogVersion(version))
+        return RuntimeEvent(name=name, payload=payload, version=version)
     except DstackInputError as error:
         refuse(subject, error.reason)
-    if "preimage" in optional:
-        preimage = octets(optional["preimage"], subject=f"{subject}, preimage")
-        if preimage != runtime.preimage():
-            refuse(subject, "has a preimage that is not that of its name, payload and version")
-    return runtime

@@ -44,3 +44,9 @@ def report(name: str) -> Report:
 def attestation(name: str) -> bytes:
     """The SCALE container in ``tdx-lite-attestation`` or ``sev-snp-attestation``."""
     return bytes.fromhex(json.loads(vector(f"dstack/{name}.json").read_bytes())["attestation"])
+
+
+def vm_config(name: str) -> bytes:
+    """The configuration at the end of a container."""
+    data = attestation(name)
+    return data[data.index(b'{"os_image_hash"') :]

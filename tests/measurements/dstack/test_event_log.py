@@ -106,7 +106,7 @@ def test_v2_events_carry_their_preimage() -> None:
         (lambda entries: entries[3].update(imr=0.0), "event 3, imr: is not an integer"),
         (lambda entries: entries[3].update(event_type=1 << 32), "event_type: is not an integer"),
         (lambda entries: entries[3].update(digest="00"), "event 3, digest: has 1 bytes, not 0 or 48"),
-        (lambda entries: entries[3].update(digest=""), "event 3: has no digest"),
+        (lambda entries: entries[3].update(digest=""), "event 3: has a digest of 0 bytes"),
         (lambda entries: entries[3].update(digest="AA" * 48), "is not lower-case hex"),
         (lambda entries: entries[3].update(event=None), "event: is not a text"),
         (lambda entries: entries[3].update(event_payload="a"), "is not lower-case hex"),
