@@ -8,7 +8,8 @@ The order is that of OVMF with a UKI on a GPT disk, confirmed by logs of real bo
 3. option ROMs, ACPI, boot order and boot entries (PCR 2, 1);
 4. the boot manager's action and the separators (PCR 4, then 0 to 6);
 5. with Secure Boot the authority that accepts the UKI (PCR 7); the partition table (PCR 5), the UKI (PCR 4);
-6. the UKI's sections (PCR 11), the inner kernel if the stub starts it through firmware (PCR 4);
+6. the UKI's sections (PCR 11), what the stub takes up besides them (PCR 1, 4, 12, 13), the inner kernel if
+   the stub starts it through firmware (PCR 4);
 7. command line and initrd (PCR 9), the end of boot services (PCR 5);
 8. IMA (PCR 10) and the guest's own events (PCR 14), which the firmware's log does not show.
 """
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from measurements.boot_applications import (
     exit_events,
@@ -25,21 +26,24 @@ from measurements.boot_applications import (
     program_event,
     ready_to_boot_events,
 )
+from measurements.errors import FormatError
+from measurements.esp_files import EspFiles
 from measurements.events import Bank, EventType, MeasuredEvent, replay
 from measurements.gpt import parse_gpt
 from measurements.ima import LoadedModule, ima_events
-from measurements.linux_stub import check_kernel_release, kernel_stub_events
+from measurements.linux_stub import check_kernel_release, command_line_event, initrd_event
 from measurements.runtime_events import DEV_IMAGE, RUNTIME_PCR, event_digest
-from measurements.secure_boot import StartedImage, authority_events, policy_events, secure_boot_policy
-from measurements.shape import TpmInterface
-from measurements.systemd_stub import (
-    Uki,
-    final_command_line,
-    final_initrd,
-    measures_inner_kernel,
-    parse_uki,
-    section_events,
+from measurements.secure_boot import (
+    SecureBootPolicy,
+    StartedImage,
+    authority_events,
+    policy_events,
+    secure_boot_policy,
 )
+from measurements.shape import TpmInterface
+from measurements.smbios import Structure
+from measurements.stub_run import StubRun, kernel_command_line, prepare_run, stub_events
+from measurements.systemd_stub import Uki, measures_inner_kernel, parse_uki, section_events
 from measurements.varstore import VariableStore
 
 PREDICTED_PCRS = range(15)
@@ -55,6 +59,7 @@ class ImageInputs:
 
     ``partition_table`` is the start of the disk (``gpt.PRIMARY_SIZE`` bytes), ``kernel_config`` the kernel's
     options by name; ``load_modules`` gives the kernel modules in the order in which the initrd loads them.
+    ``esp`` are files next to the UKI that its stub takes up: an image has none.
     """
 
     uki: bytes
@@ -63,6 +68,15 @@ class ImageInputs:
     kernel_config: Mapping[str, str]
     load_modules: Callable[[], Sequence[LoadedModule]]
     dev: bool
+    esp: EspFiles = field(default_factory=EspFiles)
+
+
+def _unread_smbios() -> Sequence[Structure]:
+    raise FormatError(
+        "the SMBIOS tables of the machine, which this UKI's stub measures, are not given",
+        subject="machine",
+        advice="predict with the machine's shape",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +84,8 @@ class PlatformEvents:
     """What firmware and machine contribute before a boot option is tried.
 
     ``code`` comes before the Secure Boot policy, ``configuration`` after it; ``variables`` is the store that
-    the firmware starts with, under the name ``variables_name``.
+    the firmware starts with, under the name ``variables_name``. ``oem_strings`` are the machine's SMBIOS
+    strings of type 11; ``smbios`` reads its SMBIOS structures, which few images need.
     """
 
     code: Sequence[MeasuredEvent]
@@ -78,6 +93,8 @@ class PlatformEvents:
     variables: VariableStore
     variables_name: str
     secure_boot_supported: bool
+    oem_strings: Sequence[bytes] = ()
+    smbios: Callable[[], Sequence[Structure]] = _unread_smbios
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,8 +118,10 @@ class ImageEvents:
     partition_table: MeasuredEvent
     program: MeasuredEvent
     sections: Sequence[MeasuredEvent]
+    run: StubRun
+    addons: Mapping[str, MeasuredEvent]
     inner_kernel: MeasuredEvent
-    kernel_stub: Sequence[MeasuredEvent]
+    initrd: Sequence[MeasuredEvent]
 
 
 def measure_image(image: ImageInputs) -> ImageEvents:
@@ -123,12 +142,9 @@ def measure_image(image: ImageInputs) -> ImageEvents:
             description="kernel inside the UKI (Authenticode)",
             origin="section .linux of uki.efi",
         )
-        kernel_stub = pool.submit(
-            kernel_stub_events,
-            command_line=final_command_line(uki),
-            initrd=final_initrd(uki),
-            command_line_origin="section .cmdline of uki.efi",
-            initrd_origin="section .initrd of uki.efi, and what the stub appends",
+        run = prepare_run(uki, image.esp)
+        initrd = pool.submit(
+            initrd_event, run.initrd, origin="section .initrd of uki.efi, and what the stub appends"
         )
     return ImageEvents(
         inputs=image,
@@ -136,8 +152,13 @@ def measure_image(image: ImageInputs) -> ImageEvents:
         partition_table=partition_table_event(parse_gpt(image.partition_table)),
         program=program.result(),
         sections=sections.result(),
+        run=run,
+        addons={
+            addon.path: program_event(addon.image, description="add-on (Authenticode)", origin=addon.path)
+            for addon in run.addons
+        },
         inner_kernel=inner_kernel.result(),
-        kernel_stub=kernel_stub.result(),
+        initrd=initrd.result(),
     )
 
 
@@ -147,18 +168,26 @@ def assemble(image: ImageEvents, platform: PlatformEvents, *, tpm: TpmInterface)
     Raises ``FormatError`` for an image that the platform would not start.
     """
     policy = secure_boot_policy(platform.variables, supported=platform.secure_boot_supported)
-    started = [StartedImage(name="uki.efi", data=image.inputs.uki)]
+    authorities = _Authorities(policy, platform.variables_name)
+    command_line = kernel_command_line(image.run, platform.oem_strings)
     events = [
         *platform.code,
         *policy_events(policy, origin=platform.variables_name),
         *platform.configuration,
         *ready_to_boot_events(),
-        *authority_events(policy, started, origin=platform.variables_name),
+        *authorities.of("uki.efi", image.inputs.uki),
         image.partition_table,
         image.program,
         *image.sections,
+        *stub_events(
+            image.run,
+            load=lambda addon: [*authorities.of(addon.path, addon.image), image.addons[addon.path]],
+            oem_strings=platform.oem_strings,
+            smbios=platform.smbios,
+        ),
         *([image.inner_kernel] if measures_inner_kernel(image.uki, secure_boot=policy.enforced) else []),
-        *image.kernel_stub,
+        *command_line_event(command_line, origin="section .cmdline of uki.efi, and what the stub appends"),
+        *image.initrd,
         *exit_events(),
     ]
     events += ima_events(
@@ -166,11 +195,29 @@ def assemble(image: ImageEvents, platform: PlatformEvents, *, tpm: TpmInterface)
         earlier=events,
         tpm_driver=_TPM_DRIVERS[tpm],
         secure_boot=policy.enforced,
-        command_line=final_command_line(image.uki),
+        command_line=command_line,
         load_modules=image.inputs.load_modules,
     )
     events += _runtime_events(image.inputs)
     return Prediction(events=tuple(events), registers=replay(events, pcrs=PREDICTED_PCRS))
+
+
+class _Authorities:
+    """The authorities of started images, each measured once."""
+
+    def __init__(self, policy: SecureBootPolicy, variables_name: str) -> None:
+        self._policy = policy
+        self._name = variables_name
+        self._started: list[StartedImage] = []
+        self._known = 0
+
+    def of(self, name: str, image: bytes) -> list[MeasuredEvent]:
+        """The authority of the next image, if it is a new one; raises ``FormatError`` if there is none."""
+        self._started.append(StartedImage(name=name, data=image))
+        events = authority_events(self._policy, self._started, origin=self._name)
+        new = events[self._known :]
+        self._known = len(events)
+        return new
 
 
 def _runtime_events(image: ImageInputs) -> list[MeasuredEvent]:

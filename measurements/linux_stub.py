@@ -34,25 +34,37 @@ def kernel_stub_events(
     *, command_line: str, initrd: bytes, command_line_origin: str, initrd_origin: str
 ) -> list[MeasuredEvent]:
     """The events of a kernel that is started with ``command_line`` and ``initrd``."""
-    events: list[MeasuredEvent] = []
-    if command_line:
-        events.append(
-            event_over(
-                command_line.encode("utf-16-le") + b"\0\0",
-                pcr=PCR,
-                event_type=EventType.EV_EVENT_TAG,
-                description=f"{COMMAND_LINE_DESCRIPTION}{command_line}",
-                origin=command_line_origin,
-            )
+    return [
+        *command_line_event(command_line, origin=command_line_origin),
+        *initrd_event(initrd, origin=initrd_origin),
+    ]
+
+
+def command_line_event(command_line: str, *, origin: str) -> list[MeasuredEvent]:
+    """The load options; none where they are empty."""
+    if not command_line:
+        return []
+    return [
+        event_over(
+            command_line.encode("utf-16-le") + b"\0\0",
+            pcr=PCR,
+            event_type=EventType.EV_EVENT_TAG,
+            description=f"{COMMAND_LINE_DESCRIPTION}{command_line}",
+            origin=origin,
         )
-    if initrd:
-        events.append(
-            event_over(
-                initrd,
-                pcr=PCR,
-                event_type=EventType.EV_EVENT_TAG,
-                description="initrd as the kernel receives it (Linux initrd)",
-                origin=initrd_origin,
-            )
+    ]
+
+
+def initrd_event(initrd: bytes, *, origin: str) -> list[MeasuredEvent]:
+    """The initrd; none where it is empty."""
+    if not initrd:
+        return []
+    return [
+        event_over(
+            initrd,
+            pcr=PCR,
+            event_type=EventType.EV_EVENT_TAG,
+            description="initrd as the kernel receives it (Linux initrd)",
+            origin=origin,
         )
-    return events
+    ]

@@ -26,7 +26,7 @@ from measurements.pcr0 import Patch, code_events, needs_dry_boot
 from measurements.qemu import QemuProgram
 from measurements.secure_boot import secure_boot_policy
 from measurements.shape import MachineShape, ShapeError, TpmInterface
-from measurements.smbios import measures_smbios, smbios_event
+from measurements.smbios import TABLES, Structure, measures_smbios, parse_structures, smbios_event
 from measurements.varstore import VariableStore, parse_variable_store
 
 if TYPE_CHECKING:
@@ -75,15 +75,25 @@ def predict_tpm(image: ImageInputs, firmware: FirmwareInputs, shape: MachineShap
 def platform_events(inputs: FirmwareInputs, shape: MachineShape) -> PlatformEvents:
     """The events before a boot option is tried."""
     _check_roms(inputs, shape)
+    machine = _MachineReader(inputs.firmware, shape)
     return PlatformEvents(
         code=code_events(inputs.firmware, shape, recorded=_recorded(inputs, shape)),
         configuration=[
-            *_machine_events(inputs.firmware, shape),
+            *machine.events(),
             *boot_events(inputs.firmware, shape, inputs.variables),
         ],
         variables=inputs.variables,
         variables_name=inputs.variables_name,
         secure_boot_supported=inputs.firmware.secure_boot_supported,
+        oem_strings=oem_strings(shape),
+        smbios=machine.smbios,
+    )
+
+
+def oem_strings(shape: MachineShape) -> tuple[bytes, ...]:
+    """The host's SMBIOS strings of type 11, which the guest's programs can read."""
+    return tuple(
+        value.encode("ascii") for strings in shape.smbios if strings.type == 11 for _, value in strings.fields
     )
 
 
@@ -100,18 +110,35 @@ def _read_profile(path: Path) -> FirmwareProfile:
     return read_profile(path)
 
 
-def _machine_events(firmware: Firmware, shape: MachineShape) -> list[MeasuredEvent]:
-    """What firmware reads from the machine and measures: ACPI, then option ROMs, then SMBIOS."""
-    if not (measures_acpi(firmware) or measures_smbios(firmware) or any(nic.rom for nic in shape.nics)):
-        return []
-    events: list[MeasuredEvent] = []
-    with idle_machine(shape, QemuProgram.installed()) as machine:
-        if measures_acpi(firmware):
-            events += acpi_events(read_acpi(machine, shape), qemu_version=machine.qemu_version)
-        events += option_rom_events(machine, shape)
-        if measures_smbios(firmware):
-            events.append(smbios_event(firmware, machine))
-    return events
+class _MachineReader:
+    """Reads from a halted QEMU what firmware and stub measure, starting it at most once if that is enough."""
+
+    def __init__(self, firmware: Firmware, shape: MachineShape) -> None:
+        self._firmware = firmware
+        self._shape = shape
+        self._tables: bytes | None = None
+
+    def events(self) -> list[MeasuredEvent]:
+        """What firmware reads from the machine and measures: ACPI, then option ROMs, then SMBIOS."""
+        firmware, shape = self._firmware, self._shape
+        if not (measures_acpi(firmware) or measures_smbios(firmware) or any(nic.rom for nic in shape.nics)):
+            return []
+        events: list[MeasuredEvent] = []
+        with idle_machine(shape, QemuProgram.installed()) as machine:
+            self._tables = machine.config.read(TABLES)
+            if measures_acpi(firmware):
+                events += acpi_events(read_acpi(machine, shape), qemu_version=machine.qemu_version)
+            events += option_rom_events(machine, shape)
+            if measures_smbios(firmware):
+                events.append(smbios_event(firmware, machine))
+        return events
+
+    def smbios(self) -> list[Structure]:
+        """The machine's SMBIOS structures."""
+        if self._tables is None:
+            with idle_machine(self._shape, QemuProgram.installed()) as machine:
+                self._tables = machine.config.read(TABLES)
+        return list(parse_structures(self._tables))
 
 
 def _check_roms(inputs: FirmwareInputs, shape: MachineShape) -> None:

@@ -4,7 +4,8 @@ A structure (SMBIOS 3.7, section 6.1; little endian) is u8 type, u8 length, u16 
 ``length`` bytes come its strings, each with NUL, and one more NUL (two if there are none). The table is
 QEMU's structures (``etc/smbios/smbios-tables``) without its end marker, then OVMF's own type 0 and end
 marker. The digest is over all of it with what differs between equal machines blanked: such fields are zero,
-and such strings are spaces.
+and such strings are spaces. Structures that hold nothing but the host's own strings (type 11) are zero behind
+their header (edk2 ``SmbiosMeasurementDxe``, ``FilterSmbiosEntry``).
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ _FALLBACKS = frozenset({"unknown", "02/02/2022"})
 _DATE = re.compile(r"[0-9]{2}/[0-9]{2}/[0-9]{4}")
 _WIDE_TEXT = re.compile(rb"(?:[ -~]\0){4,127}\0\0")
 
-_STRINGS = {1: (0x07,), 3: (0x07, 0x08), 4: (0x20, 0x21, 0x22), 17: (0x18, 0x19, 0x1A)}
+_STRINGS = {1: (0x07,), 2: (0x07, 0x0A), 3: (0x07, 0x08), 4: (0x20, 0x21, 0x22), 17: (0x18, 0x19, 0x1A)}
 _FIELDS = {
     1: ((0x08, 16), (0x18, 1)),
     4: ((0x11, 1), (0x16, 2), (0x23, 3), (0x2A, 2), (0x2C, 2), (0x2E, 2)),
 }
-_KNOWN_TYPES = {0, 1, 3, 4, 16, 17, 19, 32, _END}
+_KNOWN_TYPES = {0, 1, 2, 3, 4, 11, 16, 17, 19, 32, _END}
+_BLANK_TYPES = {11}
+_HEADER = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +70,7 @@ def smbios_event(firmware: Firmware, machine: IdleMachine) -> MeasuredEvent:
 def measured_tables(offered: bytes, bios: Structure) -> bytes:
     """The bytes that are hashed, from QEMU's tables and OVMF's type 0."""
     ours = [structure for structure in parse_structures(offered) if structure.fields[0] != _END]
-    return b"".join(blanked(structure).encode() for structure in [*ours, bios]) + _END_MARKER
+    return b"".join(_measured(structure) for structure in [*ours, bios]) + _END_MARKER
 
 
 def parse_structures(data: bytes) -> Iterator[Structure]:
@@ -82,6 +85,11 @@ def parse_structures(data: bytes) -> Iterator[Structure]:
         text = data[strings_at:end]
         yield Structure(fields=data[position:strings_at], strings=tuple(text.split(b"\0")) if text else ())
         position = end + 2
+
+
+def _measured(structure: Structure) -> bytes:
+    whole = blanked(structure).encode()
+    return whole[:_HEADER] + bytes(len(whole) - _HEADER) if whole[0] in _BLANK_TYPES else whole
 
 
 def blanked(structure: Structure) -> Structure:

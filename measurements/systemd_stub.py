@@ -1,37 +1,34 @@
 """What systemd-stub does with a UKI: what it measures, the initrd and command line it hands to the kernel.
 
 Rules by stub version (systemd ``src/boot/stub.c``, ``src/boot/cpio.c``, ``src/fundamental/uki.c``; confirmed
-by boots of 252, 255 and 257):
+by boots of 252, 254, 255, 257, 259 and 262):
 
 - PCR 11: for every section it knows and finds, in its own order and not the file's, ``H(name ‖ NUL)`` and
   ``H(first VirtualSize bytes)``; never ``.pcrsig``.
 - The inner kernel is started through firmware, and measured into PCR 4, only by 252-257 and only while Secure
   Boot is off.
-- The final initrd is ``.ucode``, ``.initrd``, then one cpio archive per embedded file that the version knows;
-  if there are several parts each is padded with zeros to 4 bytes.
+- The final initrd is ``.ucode``, ``.initrd``, then one cpio archive per embedded file that the version knows
+  (``measurements.stub_archive``); if there are several parts each is padded with zeros to 4 bytes.
 - The command line loses white space at both ends, and control characters inside become blanks.
 
-The archives are of newc form (Linux ``Documentation/driver-api/early-userspace/buffer-format.rst``): inode
-numbers from 1, all owners and times zero, one link, lower-case hexadecimal except in the trailer.
-
-PCR 12 and 13 take add-ons, credentials and extensions that lie on the ESP. Our disks have none there, so the
-stub measures nothing into them, and both stay zero.
+What the stub takes up besides the UKI, and measures into PCR 1, 12 and 13, is in ``measurements.stub_run``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from measurements.errors import FormatError
 from measurements.events import EventType, MeasuredEvent, event_over
 from measurements.pe import parse_pe, section_data, stub_version
+from measurements.stub_archive import archive, concatenated
 
 PCR = 11
 OLDEST = 252
-NEWEST = 259
-UNKNOWN = (253, 256)
-"""Versions in the range whose rules are not known; from 260 on, stubs add events to PCR 1."""
+NEWEST = 262
+UNKNOWN = (253, 256, 260, 261)
+"""Versions in the range whose rules no boot has confirmed."""
 
 _SECTIONS_SINCE: Mapping[str, int] = {
     ".linux": 252,
@@ -60,9 +57,6 @@ _EMBEDDED_FILES = (
 """Sections that become files in ``/.extra`` of the initrd, in order, with the first version that does so."""
 
 _FOLDER = ".extra"
-_MODE_FOLDER = 0o040555
-_MODE_FILE = 0o100444
-_TRAILER = b"070701" + b"0" * 32 + b"00000001" + b"0" * 48 + b"0000000B" + b"0" * 8 + b"TRAILER!!!\0\0\0\0"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +79,7 @@ def parse_uki(image: bytes, *, subject: str = "UKI") -> Uki:
         raise FormatError(
             f"is built on systemd-stub {version}, whose measurements are not known",
             subject=subject,
-            advice=f"use a stub from {OLDEST} to {NEWEST}, except {' and '.join(map(str, UNKNOWN))}",
+            advice=f"use a stub from {OLDEST} to {NEWEST}, except {', '.join(map(str, UNKNOWN))}",
         )
     pe = parse_pe(image, subject=subject)
     known = {*_SECTIONS_SINCE, ".pcrsig"}
@@ -128,51 +122,46 @@ def measures_inner_kernel(uki: Uki, *, secure_boot: bool) -> bool:
     return uki.version <= 257 and not secure_boot
 
 
-def final_initrd(uki: Uki) -> bytes:
-    """The initrd that the kernel receives; empty if there is none."""
-    parts = [uki.sections[name] for name in (".ucode", ".initrd") if _takes(uki, name)]
+def final_initrd(
+    uki: Uki,
+    *,
+    microcode: Sequence[bytes] = (),
+    sidecars: Sequence[bytes] = (),
+    initrds: Sequence[bytes] = (),
+) -> bytes:
+    """The initrd that the kernel receives; empty if there is none. ``microcode`` and ``initrds`` come from
+    add-ons, ``sidecars`` are the archives of files next to the UKI, all in the order of the stub.
+    """
+    parts = [*microcode, *(uki.sections[name] for name in (".ucode", ".initrd") if _takes(uki, name))]
+    parts += sidecars
     for name, file_name, since in _EMBEDDED_FILES:
         if name in uki.sections and uki.version >= since:
-            parts.append(_archive(file_name, uki.sections[name]))
-    if len(parts) < 2:
-        return b"".join(parts)
-    return b"".join(_padded(part) for part in parts)
+            parts.append(archive(_FOLDER, {file_name: uki.sections[name]}))
+    return concatenated([*parts, *initrds])
 
 
 def final_command_line(uki: Uki) -> str:
-    """The command line that the kernel receives. Raises ``FormatError`` if the section is not ASCII: the stub
-    would widen each byte by itself.
+    """The command line that the UKI alone gives the kernel. Raises ``FormatError`` if the section is not
+    ASCII: the stub would widen each byte by itself.
     """
-    raw = uki.sections.get(".cmdline", b"").split(b"\0", 1)[0]
+    return trimmed(section_text(uki.sections.get(".cmdline", b""), subject="UKI"))
+
+
+def section_text(section: bytes, *, subject: str) -> str:
+    """A command line as a section holds it: up to the first NUL; raises ``FormatError`` unless ASCII."""
+    raw = section.split(b"\0", 1)[0]
     if not raw.isascii():
         raise FormatError(
-            "has a command line that is not ASCII", subject="UKI", advice="write the command line in ASCII"
+            "has a command line that is not ASCII", subject=subject, advice="write the command line in ASCII"
         )
-    blanked = "".join(" " if ord(c) <= 0x20 or ord(c) == 0x7F else c for c in raw.decode("ascii"))
+    return raw.decode("ascii")
+
+
+def trimmed(line: str) -> str:
+    """A command line without white space at its ends, with blanks for the control characters inside."""
+    blanked = "".join(" " if ord(c) <= 0x20 or ord(c) == 0x7F else c for c in line)
     return blanked.strip(" ")
 
 
 def _takes(uki: Uki, name: str) -> bool:
     return name in uki.sections and uki.version >= _SECTIONS_SINCE[name]
-
-
-def _archive(file_name: str, data: bytes) -> bytes:
-    """The archive with one file in ``/.extra``."""
-    return b"".join(_records(file_name, data))
-
-
-def _records(file_name: str, data: bytes) -> Iterator[bytes]:
-    yield _record(1, _MODE_FOLDER, _FOLDER, b"")
-    yield _record(2, _MODE_FILE, f"{_FOLDER}/{file_name}", data)
-    yield _TRAILER
-
-
-def _record(inode: int, mode: int, path: str, data: bytes) -> bytes:
-    name = path.encode("ascii") + b"\0"
-    words = (inode, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name), 0)
-    head = b"070701" + b"".join(b"%08x" % word for word in words) + name
-    return _padded(head) + _padded(data)
-
-
-def _padded(data: bytes) -> bytes:
-    return data + bytes(-len(data) % 4)

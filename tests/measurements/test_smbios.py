@@ -62,8 +62,18 @@ def test_memory_is_not_blanked() -> None:
 
 
 def test_structure_that_the_machine_should_not_have() -> None:
-    with pytest.raises(FormatError, match="type 11"):
-        blanked(Structure(fields=b"\x0b\x05\0\0\x01", strings=(b"x",)))
+    with pytest.raises(FormatError, match="type 9"):
+        blanked(Structure(fields=b"\x09\x05\0\0\x01", strings=(b"x",)))
+
+
+def test_the_host_s_own_strings_are_measured_as_zeros_of_their_length() -> None:
+    def digested(text: bytes) -> bytes:
+        own = Structure(fields=b"\x0b\x05\0\x0e\x01", strings=(text,))
+        return measured_tables(own.encode() + OFFERED, BIOS)
+
+    assert digested(b"secret").startswith(b"\x0b\x05\0\x0e" + bytes(9) + OFFERED[:4])
+    assert digested(b"secret") == digested(b"public")
+    assert digested(b"secret") != digested(b"secrets")
 
 
 @pytest.mark.parametrize("data", [b"\x01", b"\x01\x1b\0\0", b"\x01\x02\0\0\0\0", OFFERED[:-1]])

@@ -155,7 +155,7 @@ def test_a_command_line_that_is_not_ascii_is_refused() -> None:
 @pytest.mark.apt
 def test_a_stub_whose_rules_are_unknown_is_refused(built: bytes) -> None:
     version = parse_uki(built).version
-    for unknown in (b"251", b"253", b"260"):
+    for unknown in (b"251", b"253", b"260", b"263"):
         changed = built.replace(b"systemd-stub %d" % version, b"systemd-stub " + unknown, 1)
         with pytest.raises(FormatError, match="measurements are not known"):
             parse_uki(changed)
