@@ -216,7 +216,10 @@ def _base64(value: object, subject: str) -> bytes:
 def _utf8(fields: Mapping[str, object], key: str) -> bytes | None:
     if key not in fields:
         return None
-    return text(fields[key], subject=f"{SUBJECT}, {key}").encode("utf-8", "surrogatepass")
+    try:
+        return text(fields[key], subject=f"{SUBJECT}, {key}").encode("utf-8")
+    except UnicodeEncodeError:
+        refuse(f"{SUBJECT}, {key}", "holds a lone surrogate")
 
 
 def _switch(fields: Mapping[str, object], key: str, *, default: bool = False) -> bool:

@@ -18,6 +18,8 @@ from measurements.tdx.quote import parse_quote
 from tests.support.dstack_reports import attestation, report
 from tests.support.vectors import vector
 
+CONTAINERS = ["tdx-lite-attestation", "sev-snp-attestation"]
+
 
 def test_quote_response() -> None:
     found = parse_report(vector("dstack/quote-report.json").read_bytes())
@@ -58,7 +60,7 @@ def test_snp_container() -> None:
     assert [event.name for event in found.runtime][-1] == "system-ready"
 
 
-@pytest.mark.parametrize("name", ["tdx-lite-attestation", "sev-snp-attestation"])
+@pytest.mark.parametrize("name", CONTAINERS)
 @pytest.mark.parametrize("cut", [0, 1, 2, 5, 1000, 6000, -1])
 def test_truncated_containers_are_refused(name: str, cut: int) -> None:
     with pytest.raises(DstackFormatError):
@@ -138,7 +140,7 @@ def test_lengths_in_every_mode() -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(
-    st.sampled_from(["tdx-lite-attestation", "sev-snp-attestation"]),
+    st.sampled_from(CONTAINERS),
     st.integers(0, 9000),
     st.binary(max_size=6),
 )

@@ -26,7 +26,7 @@ def test_config_of_a_machine_with_a_gpu() -> None:
     assert (found.qemu, found.page_order, found.pic) == ((9, 2, 1), PageOrder.SINGLE_PASS, False)
     assert (found.hotplug_off, found.pci_hole64, found.lite) == (True, 1 << 44, False)
     assert found.os_image_hash.hex().startswith("14ad42d0")
-    assert found.tdx is found.snp is found.mr_config is None
+    assert (found.tdx, found.snp, found.mr_config) == (None, None, None)
 
 
 def test_config_of_a_lite_deployment() -> None:
@@ -85,6 +85,7 @@ def test_defaults_follow_qemus_version(fields: dict[str, object], order: PageOrd
         ({"sev_snp_measurement": {}}, "sev_snp_measurement: is not a text"),
         ({"sev_snp_measurement": "{"}, "is not a JSON document"),
         ({"mr_config": {}}, "mr_config: is not a text"),
+        ({"mr_config": "\ud800"}, "mr_config: holds a lone surrogate"),
     ],
 )
 def test_other_configs_are_refused(fields: dict[str, object], reason: str) -> None:
