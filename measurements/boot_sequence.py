@@ -168,13 +168,46 @@ def assemble(image: ImageEvents, platform: PlatformEvents, *, tpm: TpmInterface)
     Raises ``FormatError`` for an image that the platform would not start.
     """
     policy = secure_boot_policy(platform.variables, supported=platform.secure_boot_supported)
-    authorities = _Authorities(policy, platform.variables_name)
-    command_line = kernel_command_line(image.run, platform.oem_strings)
     events = [
         *platform.code,
         *policy_events(policy, origin=platform.variables_name),
         *platform.configuration,
         *ready_to_boot_events(),
+        *started_events(
+            image,
+            policy,
+            variables_name=platform.variables_name,
+            oem_strings=platform.oem_strings,
+            smbios=platform.smbios,
+        ),
+    ]
+    events += ima_events(
+        image.inputs.kernel_config,
+        earlier=events,
+        tpm_driver=_TPM_DRIVERS[tpm],
+        secure_boot=policy.enforced,
+        command_line=kernel_command_line(image.run, platform.oem_strings),
+        load_modules=image.inputs.load_modules,
+    )
+    events += _runtime_events(image.inputs)
+    return Prediction(events=tuple(events), registers=replay(events, pcrs=PREDICTED_PCRS))
+
+
+def started_events(
+    image: ImageEvents,
+    policy: SecureBootPolicy,
+    *,
+    variables_name: str,
+    oem_strings: Sequence[bytes] = (),
+    smbios: Callable[[], Sequence[Structure]] = _unread_smbios,
+) -> list[MeasuredEvent]:
+    """From the first program that firmware starts to the end of boot services, as PCR events.
+
+    In a confidential machine the stub ignores the host's strings: then ``oem_strings`` stay empty.
+    """
+    authorities = _Authorities(policy, variables_name)
+    command_line = kernel_command_line(image.run, oem_strings)
+    return [
         *authorities.of("uki.efi", image.inputs.uki),
         image.partition_table,
         image.program,
@@ -182,24 +215,14 @@ def assemble(image: ImageEvents, platform: PlatformEvents, *, tpm: TpmInterface)
         *stub_events(
             image.run,
             load=lambda addon: [*authorities.of(addon.path, addon.image), image.addons[addon.path]],
-            oem_strings=platform.oem_strings,
-            smbios=platform.smbios,
+            oem_strings=oem_strings,
+            smbios=smbios,
         ),
         *([image.inner_kernel] if measures_inner_kernel(image.uki, secure_boot=policy.enforced) else []),
         *command_line_event(command_line, origin="section .cmdline of uki.efi, and what the stub appends"),
         *image.initrd,
         *exit_events(),
     ]
-    events += ima_events(
-        image.inputs.kernel_config,
-        earlier=events,
-        tpm_driver=_TPM_DRIVERS[tpm],
-        secure_boot=policy.enforced,
-        command_line=command_line,
-        load_modules=image.inputs.load_modules,
-    )
-    events += _runtime_events(image.inputs)
-    return Prediction(events=tuple(events), registers=replay(events, pcrs=PREDICTED_PCRS))
 
 
 class _Authorities:
