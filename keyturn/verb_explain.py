@@ -1,4 +1,4 @@
-"""``keyturn explain``: why a machine's registers are not the predicted ones."""
+"""``keyturn explain``: why a machine's registers are not the predicted ones, on every platform."""
 
 from __future__ import annotations
 
@@ -7,33 +7,45 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keyturn.output import JsonOption, Output, escape
+from keyturn.output import JsonOption, Output
 from measurements.errors import ExitStatus
 
 if TYPE_CHECKING:
-    from measurements.explain import Booted, Explanation, Finding
-    from measurements.reference import Reference
+    from measurements.booted import Booted
+    from measurements.booted_files import BootedMachine
+    from measurements.events import Bank
+    from measurements.explain import Explanation
+    from measurements.platforms import PlatformPrediction
 
 _ExpectedOption = Annotated[
-    Path, typer.Option("--expected", help="Reference values, as keyturn predict --json writes them.")
+    Path,
+    typer.Option("--expected", help="Reference values of one or several machines, from keyturn predict."),
 ]
 _LogOption = Annotated[
-    Path,
-    typer.Option("--log", help="The booted event log: binary, a boot report, or console output with one."),
+    Path | None,
+    typer.Option(
+        "--log",
+        help="The event log: a TPM's (binary, a boot report, console output with one), a CC log or dstack's.",
+    ),
 ]
 _QuoteOption = Annotated[
     Path | None,
-    typer.Option("--quote", help="The quote's message; checked against the log, not its signature."),
+    typer.Option("--quote", help="A quote: the message of a TPM's, a TDX quote, or dstack's report."),
 ]
-_ImageOption = Annotated[Path | None, typer.Option("--image", help="Folder of the predicted image.")]
+_ReportOption = Annotated[Path | None, typer.Option("--report", help="An SNP report, or dstack's report.")]
+_DocumentOption = Annotated[
+    Path | None, typer.Option("--document", help="A Nitro enclave's attestation document.")
+]
+_ImageOption = Annotated[
+    Path | None, typer.Option("--image", help="Folder of the predicted image, to try near misses with.")
+]
 _BootedImageOption = Annotated[
     Path | None,
     typer.Option("--booted-image", help="Folder of the image that was booted, to compare initrds."),
 ]
-
 _NeighboursOption = Annotated[
     bool,
-    typer.Option("--neighbours", help="Also try machines that differ in one choice; takes some seconds."),
+    typer.Option("--neighbours", help="Also try near misses that need QEMU; takes from seconds to minutes."),
 ]
 _CodeOption = Annotated[Path | None, typer.Option("--firmware-code", help="OVMF's code file, to try with.")]
 _VarsOption = Annotated[Path | None, typer.Option("--firmware-vars", help="OVMF's variables, to try with.")]
@@ -46,8 +58,10 @@ def register(app: typer.Typer) -> None:
 
 def explain_command(
     expected: _ExpectedOption,
-    log: _LogOption,
+    log: _LogOption = None,
     quote: _QuoteOption = None,
+    report: _ReportOption = None,
+    document: _DocumentOption = None,
     image: _ImageOption = None,
     booted_image: _BootedImageOption = None,
     neighbours: _NeighboursOption = False,
@@ -55,77 +69,71 @@ def explain_command(
     firmware_vars: _VarsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Name the first difference between prediction and boot, its cause and the fix, then every other one."""
-    from measurements.explain import explain, explanation_document
-    from measurements.reference import read_reference
+    """Name the first difference between prediction and boot, its cause and the fix, then every other one.
+
+    What a file is, is recognised by its content; no signature is checked. Where registers are wrong, near
+    misses are tried: other choices of host, firmware and image that would give exactly these registers.
+    """
+    from keyturn.explain_output import near_misses_document, show_explanation, show_near_misses
+    from keyturn.explain_search import SearchFiles, search_log, search_machine
+    from measurements.explain import best_explanation, explanation_document
+    from measurements.reference import read_predictions
 
     out = Output(json=json)
-    reference = read_reference(expected)
-    booted = read_booted(log)
-    explanation = explain(reference, booted, initrd_files=_initrd_files(image, booted_image))
-    near = _near_misses(reference, booted, firmware_code, firmware_vars) if neighbours else []
-    quoted = None if quote is None else _quote_matches(quote, booted)
-    document = {**explanation_document(explanation), "near_misses": near}
+    predictions = read_predictions(expected)
+    machine = read_machine(*(path for path in (log, quote, report, document) if path is not None))
+    files = _initrd_files(image, booted_image)
+    explanation = best_explanation(_explanations(predictions, machine.booted, files))
+    near = search_machine(
+        out,
+        explanation.prediction,
+        predictions,
+        machine.booted,
+        files=SearchFiles(image=image, firmware_code=firmware_code, firmware_vars=firmware_vars),
+        neighbours=neighbours,
+    )
+    of_log = search_log(machine.booted)
+    quoted = None if machine.quote is None else machine.quote.matches(numbered_registers(machine.booted))
+    result = {
+        **explanation_document(explanation),
+        "near_misses": near_misses_document(near),
+        "log_near_misses": None if of_log is None else near_misses_document(of_log),
+    }
     if quoted is not None:
-        document["quote_matches_log"] = quoted
-    _show(out, explanation, quoted)
-    for words in near:
-        out.line(
-            f"[bold]near miss[/bold]: the firmware's registers are those of a machine where {escape(words)}"
-        )
-    out.result(document)
+        result["quote_matches_log"] = quoted
+    show_explanation(out, explanation, quoted)
+    show_near_misses(out, near, of_log)
+    out.result(result)
     if not explanation.equal or quoted is False:
         raise typer.Exit(int(ExitStatus.REFUSED))
 
 
-def read_booted(path: Path) -> Booted:
-    """A binary log, a boot report as JSON, or console output that holds one."""
-    from measurements.boot_report import BEGIN, BootReport, decode_report, find_report
-    from measurements.eventlog import parse_event_log
+def read_machine(*paths: Path) -> BootedMachine:
+    """What the files tell of one machine."""
+    from measurements.booted_files import read_files
+
+    return read_files({str(path): path.read_bytes() for path in paths})
+
+
+def numbered_registers(booted: Booted) -> dict[Bank, dict[int, bytes]]:
+    """Registers of a TPM system by bank and number, as quotes select them."""
     from measurements.events import Bank
-    from measurements.explain import Booted
 
-    data = path.read_bytes()
-    report: BootReport | None = None
-    if data.startswith(b"{"):
-        report = decode_report(data)
-    elif BEGIN.encode() in data:
-        report = find_report(data)
-    if report is None:
-        return Booted(log=parse_event_log(data, subject=str(path)))
-    registers = {bank: report.banks[bank.value] for bank in Bank if bank.value in report.banks}
-    return Booted(
-        log=parse_event_log(report.event_log, subject=str(path)),
-        registers=registers,
-        command_line=report.command_line,
-    )
+    banks: dict[Bank, dict[int, bytes]] = {}
+    for register, values in booted.registers.items():
+        for bank, value in values.items():
+            banks.setdefault(Bank(bank), {})[int(register)] = value
+    return banks
 
 
-def _near_misses(
-    reference: Reference, booted: Booted, code: Path | None, variables: Path | None
-) -> list[str]:
-    """Choices of the host that would make the firmware's events those of the boot."""
-    from keyturn.run_inputs import find_firmware
-    from measurements.neighbours import matching_neighbours
-    from measurements.predict_tpm import FirmwareInputs
-    from measurements.shape import shape_from_mapping
+def _explanations(
+    predictions: tuple[PlatformPrediction, ...], booted: Booted, files: tuple[str, ...]
+) -> list[Explanation]:
+    """One for each prediction of the machine's platform; all of them if none is, which is refused."""
+    from measurements.explain import explain
 
-    files = find_firmware(code, variables)
-    firmware = FirmwareInputs.read(code=files.code, variables=files.variables)
-    return matching_neighbours(booted.log, firmware, shape_from_mapping(reference.shape))
-
-
-def _quote_matches(path: Path, booted: Booted) -> bool:
-    """Whether the quoted digest is that of the reported registers, or else of what the log yields."""
-    from measurements.alignment import ALGORITHMS
-    from measurements.quote_digest import parse_quote
-
-    registers = booted.registers or {
-        bank: booted.log.replay(algorithm)
-        for bank, algorithm in ALGORITHMS.items()
-        if algorithm in booted.log.algorithms
-    }
-    return parse_quote(path.read_bytes(), subject=str(path)).matches(registers)
+    fitting = [each for each in predictions if each.platform is booted.platform] or predictions
+    return [explain(each, booted, initrd_files=files) for each in fitting]
 
 
 def _initrd_files(image: Path | None, booted_image: Path | None) -> tuple[str, ...]:
@@ -135,59 +143,3 @@ def _initrd_files(image: Path | None, booted_image: Path | None) -> tuple[str, .
     from image_builder.measured_image import differing_initrd_files
 
     return differing_initrd_files(image, booted_image)
-
-
-def _show(out: Output, explanation: Explanation, quoted: bool | None) -> None:
-    if explanation.equal:
-        out.line(
-            f"[green]equal[/green]: the {explanation.compared} predicted events were booted, in this order"
-        )
-    else:
-        _show_findings(out, explanation.findings)
-        _show_faults(out, explanation)
-    for hint in explanation.hints:
-        out.line(f"[yellow]hint[/yellow] (from data that is not measured) {escape(hint)}")
-    if quoted is not None:
-        out.line(
-            "the quote is over the registers of this boot"
-            if quoted
-            else "[red]the quote is over other registers[/red]"
-        )
-
-
-def _show_findings(out: Output, findings: tuple[Finding, ...]) -> None:
-    from measurements.explain import describe
-
-    for number, finding in enumerate(findings):
-        difference = finding.difference
-        expected, booted = describe(difference)
-        if number == 0:
-            out.line(f"[red]first difference[/red]: PCR {difference.pcr}, event {difference.booted_at + 1}")
-            out.line(f"  predicted: {escape(expected)}")
-            if difference.expected is not None:
-                out.line(f"  comes from: {escape(difference.expected.origin)}")
-            out.line(f"  booted:    {escape(booted)}")
-            detail = f" ({finding.cause.detail})" if finding.cause.detail else ""
-            out.line(f"  [bold]cause[/bold]:     {escape(finding.cause.input.value + detail)}")
-            out.line(f"  [bold]fix[/bold]:       {escape(finding.cause.fix)}")
-    rows = [
-        (
-            str(finding.difference.booted_at + 1),
-            str(finding.difference.pcr),
-            finding.difference.kind.value,
-            *(escape(side) for side in describe(finding.difference)),
-            escape(finding.cause.input.value),
-        )
-        for finding in findings[1:]
-    ]
-    if rows:
-        out.table("further differences", ("event", "PCR", "kind", "predicted", "booted", "cause"), rows)
-
-
-def _show_faults(out: Output, explanation: Explanation) -> None:
-    rows = [
-        (fault.bank.value, str(fault.pcr), fault.expected.hex(), fault.found.hex(), fault.reason)
-        for fault in explanation.faults
-    ]
-    if rows:
-        out.table("registers that no event explains", ("bank", "PCR", "expected", "found", "reason"), rows)

@@ -1,4 +1,4 @@
-"""Aligns a predicted list of events with a booted one.
+"""Aligns a predicted list of events with a booted one, on any platform whose registers are chains of events.
 
 First by longest common runs of equal events; what lies between is paired by what was measured (register, type
 and subject), so that one changed event is one difference and not two. Order matters: an event in another
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from enum import StrEnum
 
+from measurements.booted import BootedEvent
 from measurements.errors import FormatError
-from measurements.event_data import EventFacts, decode_event
-from measurements.eventlog import Algorithm, EventLog, LogEvent
-from measurements.events import Bank, MeasuredEvent
+from measurements.event_data import EventFacts
+from measurements.platforms import RegisterEvent
 
-ALGORITHMS = {Bank.SHA256: Algorithm.SHA256, Bank.SHA384: Algorithm.SHA384}
 _VARIABLE = re.compile(r"\b(BootOrder|Boot[0-9A-F]{4}|SecureBoot|PK|KEK|dbx|dbt|dbr|db)\b")
+_VARIABLE_REGISTERS = ("1", "7", "rtmr0")
 
 
 class DifferenceKind(StrEnum):
@@ -35,60 +35,66 @@ class Difference:
     """One difference. ``booted_at`` is the place in the log's extending events where it shows."""
 
     kind: DifferenceKind
-    expected: MeasuredEvent | None
-    booted: LogEvent | None
+    expected: RegisterEvent | None
+    booted: BootedEvent | None
     booted_at: int
 
     @property
-    def pcr(self) -> int:
+    def register(self) -> str:
         """The register it is about."""
         event = self.booted if self.expected is None else self.expected
         assert event is not None
-        return event.pcr
+        return event.register
 
     @property
-    def event_type(self) -> int:
-        """The type of the event it is about."""
-        event = self.booted if self.expected is None else self.expected
-        assert event is not None
-        return int(event.event_type)
+    def type_name(self) -> str:
+        """The name of the type of the event it is about."""
+        if self.expected is not None:
+            return self.expected.event_type
+        assert self.booted is not None
+        return self.booted.type_name
 
     @property
     def facts(self) -> EventFacts:
         """What the log's data says; without an event in the log, nothing."""
-        if self.booted is None:
-            return EventFacts(title="nothing")
-        return decode_event(self.booted.event_type, self.booted.data)
+        return EventFacts(title="nothing") if self.booted is None else self.booted.facts
 
 
-def align(expected: Sequence[MeasuredEvent], log: EventLog) -> tuple[Difference, ...]:
+def align(expected: Sequence[RegisterEvent], booted: Sequence[BootedEvent]) -> tuple[Difference, ...]:
     """All differences, in the order of the boot; empty if every event is equal in every common bank.
 
-    Raises ``FormatError`` if the log has no predicted bank.
+    Raises ``FormatError`` if there is no common bank.
     """
-    booted = [event for event in log.events if event.extends]
-    banks = [bank for bank, algorithm in ALGORITHMS.items() if algorithm in log.algorithms]
-    if not banks:
-        raise FormatError(
-            "has neither SHA-256 nor SHA-384 digests",
-            subject="event log",
-            advice="switch a predicted bank on in the machine's TPM",
-        )
+    banks = common_banks(expected, booted)
     return tuple(_differences(expected, booted, banks))
 
 
+def common_banks(expected: Sequence[RegisterEvent], booted: Sequence[BootedEvent]) -> list[str]:
+    """The banks in which both lists have digests; those of the other list where one is empty."""
+    sides = [set(events[0].digests) for events in (expected, booted) if events]
+    banks = sorted(set.intersection(*sides)) if sides else []
+    if sides and not banks:
+        predicted, logged = (", ".join(sorted(side)) for side in sides)
+        raise FormatError(
+            f"has digests of {logged} only, and {predicted} is predicted",
+            subject="event log",
+            advice="switch a predicted bank on in the machine's TPM",
+        )
+    return banks
+
+
 def _differences(
-    expected: Sequence[MeasuredEvent], booted: Sequence[LogEvent], banks: Sequence[Bank]
+    expected: Sequence[RegisterEvent], booted: Sequence[BootedEvent], banks: Sequence[str]
 ) -> Iterator[Difference]:
-    left = [(e.pcr, int(e.event_type), *(e.digests[bank] for bank in banks)) for e in expected]
-    right = [(e.pcr, e.event_type, *(e.digests.get(ALGORITHMS[bank], b"") for bank in banks)) for e in booted]
+    left = [(e.register, e.event_type, *(e.digests[bank] for bank in banks)) for e in expected]
+    right = [(e.register, e.type_name, *(e.digests[bank] for bank in banks)) for e in booted]
     for tag, low, high, start, end in SequenceMatcher(None, left, right, autojunk=False).get_opcodes():
         if tag != "equal":
             yield from _pair(expected[low:high], booted[start:end], offset=start)
 
 
 def _pair(
-    expected: Sequence[MeasuredEvent], booted: Sequence[LogEvent], *, offset: int
+    expected: Sequence[RegisterEvent], booted: Sequence[BootedEvent], *, offset: int
 ) -> Iterator[Difference]:
     """Differences of a region in which no event is equal."""
     left = [_subject_of_expected(event) for event in expected]
@@ -113,12 +119,13 @@ def _pair(
             )
 
 
-def _subject_of_expected(event: MeasuredEvent) -> tuple[int, int, str]:
+def _subject_of_expected(event: RegisterEvent) -> tuple[str, str, str]:
     found = _VARIABLE.search(event.description)
-    return event.pcr, int(event.event_type), found[1] if found and event.pcr in (1, 7) else ""
+    named = found is not None and event.register in _VARIABLE_REGISTERS
+    return event.register, event.event_type, found[1] if found is not None and named else ""
 
 
-def _subject_of_booted(event: LogEvent) -> tuple[int, int, str]:
-    facts = decode_event(event.event_type, event.data)
-    name = facts.title.removeprefix("variable ") if facts.title.startswith("variable ") else ""
-    return event.pcr, event.event_type, name if event.pcr in (1, 7) else ""
+def _subject_of_booted(event: BootedEvent) -> tuple[str, str, str]:
+    found = _VARIABLE.fullmatch(event.facts.title.removeprefix("variable "))
+    named = found is not None and event.register in _VARIABLE_REGISTERS
+    return event.register, event.type_name, found[1] if found is not None and named else ""

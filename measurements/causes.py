@@ -1,5 +1,8 @@
 """From differences to their causes: which input of the prediction the machine did not have, and the fix.
 
+Rules are those of TPM registers; an event of a TDX register is judged as the TPM register that firmware would
+have extended instead (UEFI 2.10, section 38.4.1, joins several of them in one RTMR).
+
 Every rule looks at all differences together: a changed UKI is one difference of PCR 4, but what drives it is
 the section that differs in PCR 11; a new Boot entry with a MAC address is a network card, not a boot order.
 """
@@ -7,101 +10,39 @@ the section that differs in PCR 11; a new Boot entry with a MAC address is a net
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Callable, Mapping, Sequence
 
 from measurements.alignment import Difference, DifferenceKind
-from measurements.event_data import decode_event
-from measurements.eventlog import LogEvent
-from measurements.events import EventType, MeasuredEvent
+from measurements.booted import BootedEvent
+from measurements.cause_inputs import Cause, Input, cause
+from measurements.events import EventType
+from measurements.platforms import RegisterEvent
+from measurements.runtime_events import DEV_IMAGE as DEV_IMAGE_EVENT
 
-
-class Input(StrEnum):
-    """Inputs of a prediction, as explanations name them."""
-
-    FIRMWARE = "firmware"
-    SECURE_BOOT_MODE = "Secure Boot mode"
-    SECURE_BOOT_KEYS = "Secure Boot keys"
-    SIGNER = "signature of the UKI"
-    MEMORY = "memory size"
-    MACHINE = "machine shape (memory, CPUs, devices or machine type)"
-    SMBIOS = "machine type (SMBIOS)"
-    NIC = "network card"
-    DISK = "disk"
-    OPTION_ROM = "option ROM of a device"
-    BOOT_ORDER = "boot entry order"
-    BOOT_ENTRY = "boot entry"
-    PARTITIONS = "partition table (GPT)"
-    UKI = "UKI"
-    STUB = "systemd-stub in the UKI"
-    COMMAND_LINE = "kernel command line"
-    INITRD = "initrd"
-    VERITY_ROOT = "verity root"
-    KERNEL = "kernel"
-    UKI_SECTION = "UKI section"
-    ESP_ADD_ON = "add-on on the ESP"
-    ESP_EXTRA = "credentials or extensions on the ESP"
-    OTHER_PROGRAM = "another boot program"
-    BOOT_FLOW = "course of the boot"
-    IMA = "kernel modules or IMA policy"
-    DEV_IMAGE = "development image"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Cause:
-    """The input that drives a difference. ``detail`` narrows it down, ``fix`` is what to do."""
-
-    input: Input
-    detail: str
-    fix: str
-
-
-_REBUILD = "boot the image that was predicted, or predict the image that was booted"
-_MACHINE = "start the machine with the predicted shape, or predict its real shape (--shape)"
-_ESP = "remove it: the ESP of a keyturn image holds the UKI only; the host added a file"
-_FIXES = {
-    Input.FIRMWARE: "start the machine with the predicted firmware, or predict with the real one "
-    "(--firmware-code, --firmware-vars)",
-    Input.SECURE_BOOT_MODE: "use the variable store that was predicted, or predict with the machine's "
-    "(--firmware-vars)",
-    Input.SECURE_BOOT_KEYS: "enrol the predicted keys, or predict with the machine's variable store "
-    "(--firmware-vars)",
-    Input.SIGNER: "sign the UKI with the predicted key, or predict the UKI as it is signed",
-    Input.MEMORY: _MACHINE,
-    Input.MACHINE: _MACHINE,
-    Input.SMBIOS: _MACHINE,
-    Input.NIC: _MACHINE + "; list the network cards with --nic",
-    Input.DISK: _MACHINE + "; list the disks with --disk",
-    Input.OPTION_ROM: "switch the ROM off (romfile= on the device), or predict with it",
-    Input.BOOT_ORDER: "restore the boot order (a fresh variable store), or predict the real one",
-    Input.BOOT_ENTRY: "use a fresh variable store, or predict with the machine's (--firmware-vars)",
-    Input.PARTITIONS: _REBUILD,
-    Input.UKI: _REBUILD,
-    Input.STUB: _REBUILD,
-    Input.COMMAND_LINE: _REBUILD,
-    Input.INITRD: _REBUILD,
-    Input.VERITY_ROOT: _REBUILD,
-    Input.KERNEL: _REBUILD,
-    Input.UKI_SECTION: _REBUILD,
-    Input.ESP_ADD_ON: _ESP,
-    Input.ESP_EXTRA: _ESP,
-    Input.OTHER_PROGRAM: "boot from the image's disk first; something else was started",
-    Input.BOOT_FLOW: "look at the events around this place: the firmware took another course",
-    Input.IMA: "boot without ima_ parameters, and with the modules of the predicted image",
-    Input.DEV_IMAGE: "a development image marks itself; allow or build a release image instead",
-}
 _SECTION_INPUTS = {
     ".cmdline": Input.COMMAND_LINE,
     ".initrd": Input.INITRD,
     ".linux": Input.KERNEL,
     ".sbat": Input.STUB,
 }
+_FROM_THE_VMM = {
+    EventType.EV_EFI_HANDOFF_TABLES2.name: cause(Input.MEMORY, "the TD HOB lists the machine's memory"),
+    EventType.EV_EFI_PLATFORM_FIRMWARE_BLOB2.name: cause(Input.FIRMWARE_VARIABLES),
+}
+_LOADER_TEXTS = ("MokList", "grub_cmd", "kernel_cmdline", "module_cmdline", "/", "(hd")
 _EARLY_VOLUME = "PEI volume"
 _CARD = re.compile(r"MAC\(|\(MAC:")
 _DISK = re.compile(r"Pci\(|UEFI Misc Device")
 _SECTION = re.compile(r"section (\.[a-z0-9]+) of")
 _GUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def role(difference: Difference) -> int:
+    """The TPM register whose rules the difference falls under."""
+    if difference.register.isdigit():
+        return int(difference.register)
+    find = _CC_ROLES.get(difference.register)
+    return -1 if find is None else find(difference)
 
 
 def causes_of(differences: Sequence[Difference], *, other_memory: bool = False) -> list[Cause]:
@@ -112,27 +53,22 @@ def causes_of(differences: Sequence[Difference], *, other_memory: bool = False) 
     return [_cause(difference, context) for difference in differences]
 
 
-def cause(which: Input, detail: str = "") -> Cause:
-    """A cause with the fix that belongs to its input."""
-    return Cause(input=which, detail=detail, fix=_FIXES[which])
-
-
 class _Context:
     """What all differences together show."""
 
     def __init__(self, differences: Sequence[Difference], *, other_memory: bool) -> None:
         self._differences = differences
         self.shape_input = Input.MEMORY if other_memory else Input.MACHINE
-        self.other_code = any(d.pcr == 0 and not _expects(d, _EARLY_VOLUME) for d in differences)
-        self.sections = [name for d in differences if d.pcr == 11 and (name := _section_name(d))]
+        self.other_code = any(role(d) == 0 and not _expects(d, _EARLY_VOLUME) for d in differences)
+        self.sections = [name for d in differences if role(d) == 11 and (name := _section_name(d))]
         self.add_on = any(_is_add_on(d) for d in differences)
-        self.parameters = any(d.pcr == 12 for d in differences)
+        self.parameters = any(role(d) == 12 for d in differences)
         entries = self._entries()
         self.mac = any(_CARD.search(text) for text in entries)
         self.new_disk = any(_DISK.search(text) and not _CARD.search(text) for text in entries)
         self.same_entries = not entries
         self.keys = any(
-            d.pcr == 7 and d.event_type == EventType.EV_EFI_VARIABLE_DRIVER_CONFIG for d in differences
+            role(d) == 7 and d.type_name == EventType.EV_EFI_VARIABLE_DRIVER_CONFIG.name for d in differences
         )
 
     def _entries(self) -> list[str]:
@@ -142,8 +78,8 @@ class _Context:
         changes = [
             difference
             for difference in self._differences
-            if difference.pcr == 1
-            and difference.event_type == EventType.EV_EFI_VARIABLE_BOOT
+            if role(difference) == 1
+            and difference.type_name == EventType.EV_EFI_VARIABLE_BOOT.name
             and not _is_boot_order(difference)
         ]
         gone = {_digest_of(d.expected): d.expected.description for d in changes if d.expected is not None}
@@ -157,33 +93,45 @@ class _Context:
         ]
 
 
-def _digest_of(event: MeasuredEvent | LogEvent) -> bytes:
+def _digest_of(event: RegisterEvent | BootedEvent) -> bytes:
     """A digest by which a predicted and a logged event can be compared."""
     digests = {len(digest): digest for digest in event.digests.values()}
     return digests[max(digests)]
 
 
 def _cause(difference: Difference, context: _Context) -> Cause:
-    if difference.event_type == EventType.EV_SEPARATOR:
-        return cause(Input.BOOT_FLOW, "a separator differs: the firmware met an error")
-    rule = _RULES.get(difference.pcr)
+    if difference.type_name == EventType.EV_SEPARATOR.name:
+        return _separator(difference)
+    rule = _RULES.get(role(difference))
     return rule(difference, context) if rule is not None else cause(Input.BOOT_FLOW)
+
+
+def _separator(difference: Difference) -> Cause:
+    if difference.register in ("rtmr0", "rtmr1") and difference.kind is not DifferenceKind.CHANGED:
+        verb = "missing from" if difference.kind is DifferenceKind.MISSING else "extra in"
+        return cause(Input.SEPARATOR_PLACE, f"it is {verb} {difference.register.upper()}")
+    return cause(Input.BOOT_FLOW, "a separator differs: the firmware met an error")
 
 
 def _firmware(difference: Difference, context: _Context) -> Cause:
     if _expects(difference, _EARLY_VOLUME) and not context.other_code:
         return cause(context.shape_input, "early modules note it in the volume that is measured")
-    if difference.event_type == EventType.EV_S_CRTM_VERSION and difference.booted is not None:
+    if difference.type_name == EventType.EV_S_CRTM_VERSION.name and difference.booted is not None:
         return cause(Input.FIRMWARE, f"it says version {difference.facts.details.get('version', '?')}")
     return cause(Input.FIRMWARE)
 
 
 def _machine(difference: Difference, context: _Context) -> Cause:
-    if difference.event_type == EventType.EV_EFI_VARIABLE_BOOT:
+    if difference.type_name == EventType.EV_EFI_VARIABLE_BOOT.name:
         return _boot_variable(difference, context)
-    if difference.event_type in (EventType.EV_EFI_HANDOFF_TABLES, EventType.EV_EFI_HANDOFF_TABLES2):
+    if difference.register == "rtmr0" and difference.type_name in _FROM_THE_VMM:
+        return _FROM_THE_VMM[difference.type_name]
+    if difference.type_name in (
+        EventType.EV_EFI_HANDOFF_TABLES.name,
+        EventType.EV_EFI_HANDOFF_TABLES2.name,
+    ):
         return cause(Input.SMBIOS)
-    if difference.event_type == EventType.EV_PLATFORM_CONFIG_FLAGS:
+    if difference.type_name == EventType.EV_PLATFORM_CONFIG_FLAGS.name:
         if difference.kind is not DifferenceKind.CHANGED:
             return cause(Input.FIRMWARE, "this build measures other tables")
         return cause(Input.NIC) if context.mac else cause(context.shape_input, "ACPI tables")
@@ -213,7 +161,7 @@ def _option_rom(difference: Difference, context: _Context) -> Cause:
 
 
 def _program(difference: Difference, context: _Context) -> Cause:
-    if difference.event_type != EventType.EV_EFI_BOOT_SERVICES_APPLICATION:
+    if difference.type_name != EventType.EV_EFI_BOOT_SERVICES_APPLICATION.name:
         return cause(Input.BOOT_FLOW)
     if _is_add_on(difference):
         return cause(Input.ESP_ADD_ON, difference.facts.details.get("device path", "").rpartition("/")[2])
@@ -241,7 +189,7 @@ def _several(names: Sequence[str]) -> str:
 
 
 def _configuration(difference: Difference, context: _Context) -> Cause:
-    if difference.event_type != EventType.EV_EFI_GPT_EVENT:
+    if difference.type_name != EventType.EV_EFI_GPT_EVENT.name:
         return cause(Input.BOOT_FLOW)
     expected = set(_GUID.findall(difference.expected.description)) if difference.expected else set()
     shown = {name: _GUID.findall(text) for name, text in difference.facts.details.items()}
@@ -251,7 +199,7 @@ def _configuration(difference: Difference, context: _Context) -> Cause:
 
 def _secure_boot(difference: Difference, context: _Context) -> Cause:
     title = difference.facts.title
-    if difference.event_type == EventType.EV_EFI_VARIABLE_AUTHORITY:
+    if difference.type_name == EventType.EV_EFI_VARIABLE_AUTHORITY.name:
         if context.keys:
             return cause(Input.SECURE_BOOT_KEYS, "the UKI was accepted by another entry of db")
         return cause(Input.SIGNER, "the UKI was accepted by another entry of db")
@@ -293,7 +241,16 @@ def _ima(difference: Difference, context: _Context) -> Cause:
 
 
 def _runtime(difference: Difference, context: _Context) -> Cause:
-    return cause(Input.DEV_IMAGE)
+    if difference.type_name == EventType.EV_IPL.name:
+        return _boot_loader(difference, context)
+    names = (difference.facts.title, difference.expected.description if difference.expected else "")
+    if any(DEV_IMAGE_EVENT.name in name for name in names):
+        return cause(Input.DEV_IMAGE)
+    return cause(Input.RUNTIME_EVENTS, difference.facts.title)
+
+
+def _boot_loader(difference: Difference, context: _Context) -> Cause:
+    return cause(Input.BOOT_LOADER, difference.facts.title)
 
 
 def _section_name(difference: Difference) -> str:
@@ -306,16 +263,48 @@ def _section_name(difference: Difference) -> str:
 
 
 def _is_add_on(difference: Difference) -> bool:
-    if difference.booted is None or difference.pcr != 4:
+    if difference.booted is None or role(difference) != 4:
         return False
-    facts = decode_event(difference.booted.event_type, difference.booted.data)
-    return facts.details.get("device path", "").lower().endswith(".addon.efi")
+    return difference.facts.details.get("device path", "").lower().endswith(".addon.efi")
 
 
 def _expects(difference: Difference, text: str) -> bool:
     return difference.expected is not None and text in difference.expected.description
 
 
+def _rtmr0_role(difference: Difference) -> int:
+    secure_boot = (EventType.EV_EFI_VARIABLE_DRIVER_CONFIG.name, EventType.EV_EFI_VARIABLE_AUTHORITY.name)
+    return 7 if difference.type_name in secure_boot else 1
+
+
+def _rtmr1_role(difference: Difference) -> int:
+    if difference.type_name == EventType.EV_EFI_BOOT_SERVICES_DRIVER.name:
+        return 2
+    leaves = any("Exit Boot Services" in text for text in _texts(difference))
+    return 5 if difference.type_name == EventType.EV_EFI_GPT_EVENT.name or leaves else 4
+
+
+def _rtmr2_role(difference: Difference) -> int:
+    if difference.type_name == EventType.EV_EVENT_TAG.name:
+        return 9
+    if _section_name(difference):
+        return 11
+    return 8 if any(text.startswith(_LOADER_TEXTS) for text in _texts(difference)) else 12
+
+
+def _texts(difference: Difference) -> tuple[str, ...]:
+    """What prediction and log say that was measured."""
+    expected = () if difference.expected is None else (difference.expected.description,)
+    return (*expected, difference.facts.title)
+
+
+_CC_ROLES: Mapping[str, Callable[[Difference], int]] = {
+    "mrtd": lambda difference: 0,
+    "rtmr0": _rtmr0_role,
+    "rtmr1": _rtmr1_role,
+    "rtmr2": _rtmr2_role,
+    "rtmr3": lambda difference: 14,
+}
 _RULES = {
     0: _firmware,
     1: _machine,
@@ -323,6 +312,7 @@ _RULES = {
     4: _program,
     5: _configuration,
     7: _secure_boot,
+    8: _boot_loader,
     9: _kernel_stub,
     10: _ima,
     11: _section,

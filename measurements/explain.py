@@ -1,8 +1,9 @@
-"""Explains why a machine's registers are not the predicted ones.
+"""Explains why a machine's registers are not the predicted ones, on every platform.
 
-The booted log is aligned with the prediction; each difference gets its cause. On top come findings that the
-log alone cannot show: registers (from a boot report or a quote) that the log does not yield, registers beyond
-the firmware's log (10 and 14), and hints from event data that is not measured.
+Where there is a log it is aligned with the prediction; each difference gets its cause. On top come findings
+that the log alone cannot show: registers (from a boot report, a quote or a report) that the log does not
+yield, registers beyond the firmware's log, and hints from event data that is not measured. Where only final
+registers are known, ``measurements.near_miss_search`` looks for a machine that has them.
 """
 
 from __future__ import annotations
@@ -12,28 +13,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from measurements.alignment import ALGORITHMS, Difference, align
+from measurements.alignment import Difference, align
 from measurements.boot_sequence import UNLOGGED_PCRS
-from measurements.causes import Cause, Input, cause, causes_of
-from measurements.event_data import decode_event, type_name
-from measurements.eventlog import EventLog
-from measurements.events import Bank, EventType, digests_of
+from measurements.booted import Booted, BootedLog
+from measurements.cause_inputs import Cause, Input, cause
+from measurements.causes import causes_of
+from measurements.errors import FormatError
+from measurements.event_data import decode_event
+from measurements.events import EventType, digests_of
 from measurements.linux_stub import COMMAND_LINE_DESCRIPTION
-from measurements.reference import Reference
-
-Registers = Mapping[Bank, Mapping[int, bytes]]
+from measurements.platforms import Platform, PlatformPrediction, RegisterEvent
 
 _MEMORY_STEP = 128 << 20
 _SPLIT_MIB = 2816
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Booted:
-    """What is known of a boot: its log, and its registers and command line if a boot report tells them."""
-
-    log: EventLog
-    registers: Registers | None = None
-    command_line: str | None = None
+_IMA_REGISTER = "10"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,10 +39,10 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RegisterFault:
-    """A register whose booted value is not the predicted one, or not what the booted log yields."""
+    """A register whose value is not the predicted one, or not what the booted log yields."""
 
-    bank: Bank
-    pcr: int
+    bank: str
+    register: str
     expected: bytes
     found: bytes
     reason: str
@@ -57,12 +50,18 @@ class RegisterFault:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Explanation:
-    """The first finding is the first difference of the boot; ``hints`` are claims of unmeasured data."""
+    """The first finding is the first difference of the boot; ``hints`` are claims of unmeasured data.
 
+    ``compared`` counts the predicted events that were compared with a log, ``registers`` are the registers
+    whose values were compared.
+    """
+
+    prediction: PlatformPrediction
     findings: tuple[Finding, ...]
     faults: tuple[RegisterFault, ...]
     hints: tuple[str, ...]
     compared: int
+    registers: tuple[str, ...]
 
     @property
     def equal(self) -> bool:
@@ -70,15 +69,17 @@ class Explanation:
         return not self.findings and not self.faults
 
 
-def explain(reference: Reference, booted: Booted, *, initrd_files: Sequence[str] = ()) -> Explanation:
+def explain(expected: PlatformPrediction, booted: Booted, *, initrd_files: Sequence[str] = ()) -> Explanation:
     """Compare a boot with its prediction.
 
     ``initrd_files`` are paths that differ between the predicted image's initrd and that of the image that was
-    booted, if both are at hand; they narrow down the cause of a changed initrd.
+    booted, if both are at hand; they narrow down the cause of a changed initrd. Raises ``FormatError`` for a
+    boot of another platform, or one that shares no bank or register with the prediction.
     """
-    predicted = [event for event in reference.events if event.pcr not in UNLOGGED_PCRS]
-    differences = align(predicted, booted.log)
-    hint = _memory_hint(reference, booted.log)
+    _check_comparable(expected, booted)
+    predicted = logged_events(expected, booted.log)
+    differences = () if booted.log is None else align(predicted, booted.log.events)
+    hint = _memory_hint(expected, booted)
     causes = causes_of(differences, other_memory=hint is not None)
     words = _changed_words(differences, booted.command_line)
     findings = tuple(
@@ -86,24 +87,60 @@ def explain(reference: Reference, booted: Booted, *, initrd_files: Sequence[str]
         for difference, found in zip(differences, causes, strict=True)
     )
     return Explanation(
+        prediction=expected,
         findings=findings,
-        faults=tuple(_faults(reference, booted)),
+        faults=tuple(_faults(expected, booted)),
         hints=() if hint is None else (hint,),
-        compared=len(predicted),
+        compared=0 if booted.log is None else len(predicted),
+        registers=tuple(name for name in expected.registers if name in booted.registers),
     )
+
+
+def best_explanation(explanations: Sequence[Explanation]) -> Explanation:
+    """Of the explanations of one boot by several predictions the one that fits best: the first that is equal,
+    or that has the fewest registers wrong, then the fewest differences.
+    """
+    return min(explanations, key=lambda each: (len(wrong_registers(each)), len(each.findings)))
+
+
+def wrong_registers(explanation: Explanation) -> set[str]:
+    """The registers that any difference or fault is about."""
+    return {finding.difference.register for finding in explanation.findings} | {
+        fault.register for fault in explanation.faults
+    }
+
+
+def logged_events(expected: PlatformPrediction, log: BootedLog | None) -> list[RegisterEvent]:
+    """The predicted events that a firmware's log shows."""
+    unlogged = unlogged_registers(expected, log)
+    return [event for event in expected.events if not event.running and event.register not in unlogged]
+
+
+def unlogged_registers(expected: PlatformPrediction, log: BootedLog | None) -> set[str]:
+    """Registers whose events are not in the firmware's log: IMA and the guest keep their own, and launch
+    values have none. On TDX a log may hold the guest's events, too.
+    """
+    names = {event.register for event in expected.events if event.running}
+    if expected.platform is Platform.TPM:
+        return names | {str(pcr) for pcr in UNLOGGED_PCRS}
+    logged = set() if log is None else {event.register for event in log.events}
+    return names | ({"rtmr3"} - logged)
 
 
 def explanation_document(explanation: Explanation) -> dict[str, Any]:
     """The explanation as a JSON document."""
     return {
+        "platform": explanation.prediction.platform.value,
+        "label": dict(explanation.prediction.label),
         "equal": explanation.equal,
         "compared": explanation.compared,
+        "compared_registers": list(explanation.registers),
         "first": _finding_document(explanation.findings[0]) if explanation.findings else None,
         "differences": [_finding_document(finding) for finding in explanation.findings],
         "registers": [
             {
-                "bank": fault.bank.value,
-                "pcr": fault.pcr,
+                "bank": fault.bank,
+                "register": fault.register,
                 "expected": fault.expected.hex(),
                 "found": fault.found.hex(),
                 "reason": fault.reason,
@@ -124,13 +161,35 @@ def describe(difference: Difference) -> tuple[str, str]:
     return expected, f"{facts.title} ({details})" if details else facts.title
 
 
+def _check_comparable(expected: PlatformPrediction, booted: Booted) -> None:
+    if expected.platform is not booted.platform:
+        raise _mismatch(
+            f"are for {expected.platform.value}, and the boot is one of {booted.platform.value}",
+            "give the reference values of the machine's platform (keyturn predict --platform)",
+        )
+    shared = [name for name in expected.registers if name in booted.registers]
+    if not shared:
+        raise _mismatch(
+            f"have the registers {', '.join(expected.registers)}, and the boot tells "
+            f"{', '.join(booted.registers) or 'none'}",
+            "give the quote, report or log of the machine that was predicted",
+        )
+    for name in shared:
+        predicted, found = expected.registers[name], booted.registers[name]
+        if not set(predicted) & set(found):
+            raise _mismatch(
+                f"have {', '.join(predicted)} for register {name}, and the boot tells {', '.join(found)}",
+                "switch a predicted bank on in the machine, or predict the bank that it has",
+            )
+
+
 def _finding_document(finding: Finding) -> dict[str, Any]:
     difference = finding.difference
     expected, booted = describe(difference)
     return {
         "kind": difference.kind.value,
-        "pcr": difference.pcr,
-        "type": type_name(difference.event_type),
+        "register": difference.register,
+        "type": difference.type_name,
         "position": difference.booted_at,
         "expected": None if difference.expected is None else expected,
         "booted": None if difference.booted is None else booted,
@@ -152,7 +211,7 @@ def _changed_words(differences: Sequence[Difference], command_line: str | None) 
         expected, booted = difference.expected, difference.booted
         if expected is None or booted is None or COMMAND_LINE_DESCRIPTION not in expected.description:
             continue
-        if all(booted.digests.get(ALGORITHMS[bank]) == digest for bank, digest in proven.items()):
+        if all(booted.digests.get(bank.value, digest) == digest for bank, digest in proven.items()):
             predicted = expected.description.removeprefix(COMMAND_LINE_DESCRIPTION).split()
             return _word_changes(predicted, command_line.split())
     return ""
@@ -180,48 +239,53 @@ def _narrowed(found: Cause, initrd_files: Sequence[str], words: str) -> Cause:
     return cause(Input.INITRD, f"it differs in {names}")
 
 
-def _faults(reference: Reference, booted: Booted) -> list[RegisterFault]:
-    if booted.registers is None:
+def _faults(expected: PlatformPrediction, booted: Booted) -> list[RegisterFault]:
+    if booted.reported is None:
         return []
+    unlogged = unlogged_registers(expected, booted.log)
     faults: list[RegisterFault] = []
-    for bank, found in booted.registers.items():
-        algorithm = ALGORITHMS[bank]
-        replayed = booted.log.replay(algorithm) if algorithm in booted.log.algorithms else {}
-        for pcr, value in sorted(found.items()):
-            expected = reference.registers[bank].get(pcr)
-            if expected is None:
+    for bank in sorted({bank for values in expected.registers.values() for bank in values}):
+        for register, banks in expected.registers.items():
+            found = booted.reported.get(register, {}).get(bank)
+            if bank not in banks or found is None:
                 continue
-            logged = replayed.get(pcr, bytes(bank.size))
-            if pcr in UNLOGGED_PCRS:
-                if value != expected and pcr == 10 and _earlier_differ(reference, found, bank):
-                    continue
-                if value != expected:
-                    faults.append(_fault(bank, pcr, expected, value, _unlogged_reason(pcr)))
-            elif value != logged:
-                faults.append(_fault(bank, pcr, logged, value, "the log does not yield this value"))
+            if booted.log is not None and register not in unlogged:
+                logged = booted.log.registers.get(register, {}).get(bank, bytes(len(found)))
+                wanted, reason = logged, "the log does not yield this value"
+            else:
+                wanted, reason = banks[bank], _unlogged_reason(expected.platform, register)
+            if found != wanted and not _must_differ(expected, booted.reported, register, bank):
+                faults.append(
+                    RegisterFault(bank=bank, register=register, expected=wanted, found=found, reason=reason)
+                )
     return faults
 
 
-def _earlier_differ(reference: Reference, found: Mapping[int, bytes], bank: Bank) -> bool:
-    """Whether PCR 10 must differ, since IMA hashes PCR 0 to 9."""
-    expected = reference.registers[bank]
-    return any(found.get(pcr, expected[pcr]) != expected[pcr] for pcr in range(10))
+def _must_differ(
+    expected: PlatformPrediction, found: Mapping[str, Mapping[str, bytes]], register: str, bank: str
+) -> bool:
+    """Whether the register is PCR 10 and must differ, since IMA hashes PCR 0 to 9."""
+    if expected.platform is not Platform.TPM or register != _IMA_REGISTER:
+        return False
+    return any(
+        found.get(str(pcr), {}).get(bank, expected.registers[str(pcr)][bank])
+        != expected.registers[str(pcr)][bank]
+        for pcr in range(10)
+    )
 
 
-def _unlogged_reason(pcr: int) -> str:
-    if pcr == 14:
+def _unlogged_reason(platform: Platform, register: str) -> str:
+    if platform is Platform.TPM and register == _IMA_REGISTER:
+        return "IMA measured something else: other kernel modules, or an IMA policy"
+    if (platform, register) in ((Platform.TPM, "14"), (Platform.TDX, "rtmr3")):
         return "runtime events differ: a development image marks itself here"
-    return "IMA measured something else: other kernel modules, or an IMA policy"
+    return "it is not the predicted value, and no log says which step differs"
 
 
-def _fault(bank: Bank, pcr: int, expected: bytes, found: bytes, reason: str) -> RegisterFault:
-    return RegisterFault(bank=bank, pcr=pcr, expected=expected, found=found, reason=reason)
-
-
-def _memory_hint(reference: Reference, log: EventLog) -> str | None:
+def _memory_hint(expected: PlatformPrediction, booted: Booted) -> str | None:
     """What unmeasured data of the log suggests about memory, which some firmware does not measure at all."""
-    predicted = _predicted_mib(reference.shape)
-    shown = _memory_from_load_address(log)
+    predicted = _predicted_mib(expected.shape)
+    shown = None if booted.log is None else _memory_from_load_address(booted.log)
     if predicted is None or shown is None or shown == _low_memory_mib(predicted):
         return None
     place = f"the UKI was loaded below {shown} MiB, and the prediction is for {predicted} MiB"
@@ -238,7 +302,7 @@ def _predicted_mib(shape: Mapping[str, Any]) -> int | None:
     return int(found[1]) if found else None
 
 
-def _memory_from_load_address(log: EventLog) -> int | None:
+def _memory_from_load_address(log: BootedLog) -> int | None:
     """Low memory in MiB, as the place of the first program suggests: firmware loads near the top."""
     for event in log.events:
         if event.event_type == EventType.EV_EFI_BOOT_SERVICES_APPLICATION:
@@ -248,3 +312,7 @@ def _memory_from_load_address(log: EventLog) -> int | None:
             top = int(details["loaded at"], 16) + int(details["size in memory"].split()[0])
             return -(-top // _MEMORY_STEP) * (_MEMORY_STEP >> 20)
     return None
+
+
+def _mismatch(reason: str, advice: str) -> FormatError:
+    return FormatError(reason, subject="reference values", advice=advice)

@@ -1,19 +1,12 @@
-"""Near misses: machine shapes that differ from the predicted one in one choice of the host.
-
-If a boot's firmware registers are those of a neighbour, the neighbour's one difference is the cause, and it
-can be named exactly.
-"""
+"""Machine shapes that differ from a predicted one in one choice of the host, as changes for the search."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
-from measurements.alignment import ALGORITHMS
-from measurements.errors import KeyturnError
-from measurements.eventlog import EventLog
-from measurements.events import Bank, EventType, MeasuredEvent
-from measurements.predict_tpm import FirmwareInputs, platform_events
+from measurements.near_miss import Change, NearMissKind
 from measurements.shape import (
     BootOrder,
     CpuVendor,
@@ -23,64 +16,85 @@ from measurements.shape import (
     TpmInterface,
 )
 
-MEMORY_MIB = (512, 1024, 2048, 3072, 4096, 8192, 16384, 32768, 65536)
-CPUS = (1, 2, 4, 8, 16)
-_FIRMWARE_PCRS = (0, 1, 2)
+MEMORY_MIB = (512, 1024, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 32768, 65536, 131072, 262144)
+CPUS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+QEMU_VERSIONS = ("7.2", "8.0", "8.1", "8.2", "9.0", "9.1", "9.2", "10.0", "10.1", "10.2", "11.0", "11.1")
+"""Versions whose machine types are tried; a QEMU refuses those that it does not have."""
+
+ShapeChange = Callable[[MachineShape], MachineShape]
 
 
-def neighbours(shape: MachineShape) -> Iterator[tuple[str, MachineShape]]:
-    """Shapes with one other choice, each with the choice in words, the most frequent ones first."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Neighbour:
+    """One other choice of the host, in words, and the shape that has it."""
+
+    kind: NearMissKind
+    words: str
+    shape: ShapeChange
+
+
+def neighbours(shape: MachineShape) -> Iterator[Neighbour]:
+    """Other choices for a machine of ``shape``, the most frequent ones first."""
     for memory in MEMORY_MIB:
-        yield f"memory is {memory} MiB", replace(shape, memory_mib=memory)
+        yield _neighbour(NearMissKind.MEMORY, f"memory is {memory} MiB", memory_mib=memory)
     for cpus in CPUS:
-        yield f"there are {cpus} CPUs", replace(shape, cpus=cpus)
+        words = f"there are {cpus} CPUs" if cpus > 1 else "there is 1 CPU"
+        yield _neighbour(NearMissKind.CPUS, words, cpus=cpus)
+    for version in QEMU_VERSIONS:
+        words = f"the machine is that of QEMU {version}"
+        yield _neighbour(NearMissKind.QEMU_VERSION, words, machine=f"pc-q35-{version}")
+    yield from _devices(shape)
+    for tpm in TpmInterface:
+        yield _neighbour(NearMissKind.TPM_INTERFACE, f"the TPM's interface is {tpm.value}", tpm=tpm)
+    for vendor in CpuVendor:
+        words = f"the CPU's vendor is {vendor.value}"
+        yield _neighbour(NearMissKind.CPU_VENDOR, words, cpu_vendor=vendor)
+    for order in BootOrder:
+        words = f"the boot order is decided by {order.value}"
+        yield _neighbour(NearMissKind.BOOT_ORDER, words, boot_order=order)
+
+
+def shape_changes(
+    shape: MachineShape, registers: Callable[[NearMissKind], frozenset[str]], *, costly: bool
+) -> Iterator[Change[Any]]:
+    """The neighbours of ``shape`` as changes of inputs with a field ``shape``; ``registers`` says which
+    registers a kind can change, and a kind with none is left out.
+    """
+    for neighbour in neighbours(shape):
+        changed = registers(neighbour.kind)
+        if changed:
+            yield Change(
+                kind=neighbour.kind,
+                words=neighbour.words,
+                registers=changed,
+                inputs=_inputs_with(neighbour.shape),
+                costly=costly,
+            )
+
+
+def _devices(shape: MachineShape) -> Iterator[Neighbour]:
     slots = {disk.slot for disk in shape.disks} | {nic.slot for nic in shape.nics}
     if Nic().slot not in slots:
-        yield "there is a further network card", replace(shape, nics=(*shape.nics, Nic()))
+        words = "there is a further network card"
+        yield _neighbour(NearMissKind.NIC, words, nics=(*shape.nics, Nic()))
     if shape.nics:
-        yield "a network card is missing", replace(shape, nics=shape.nics[:-1])
+        yield _neighbour(NearMissKind.NIC, "a network card is missing", nics=shape.nics[:-1])
     if len(shape.disks) > 1:
-        yield "a disk is missing", replace(shape, disks=shape.disks[:-1])
-    spare = Disk(slot=max(disk.slot for disk in shape.disks) + 1)
+        yield _neighbour(NearMissKind.DISK, "a disk is missing", disks=shape.disks[:-1])
+    spare = Disk(slot=max((disk.slot for disk in shape.disks), default=Disk().slot) + 1)
     if spare.slot not in slots:
-        yield "there is a further disk", replace(shape, disks=(*shape.disks, spare))
-    for tpm in TpmInterface:
-        yield f"the TPM's interface is {tpm.value}", replace(shape, tpm=tpm)
-    for vendor in CpuVendor:
-        yield f"the CPU's vendor is {vendor.value}", replace(shape, cpu_vendor=vendor)
-    for order in BootOrder:
-        yield f"the boot order is decided by {order.value}", replace(shape, boot_order=order)
+        yield _neighbour(NearMissKind.DISK, "there is a further disk", disks=(*shape.disks, spare))
 
 
-def matching_neighbours(log: EventLog, firmware: FirmwareInputs, shape: MachineShape) -> list[str]:
-    """The choices, in words, that make the firmware's events those of ``log``; a shape that cannot be
-    predicted is passed over.
-    """
-    booted = _booted(log)
-    found: list[str] = []
-    for words, neighbour in neighbours(shape):
-        if neighbour == shape:
-            continue
-        try:
-            platform = platform_events(firmware, neighbour)
-        except KeyturnError:
-            continue
-        if _predicted([*platform.code, *platform.configuration], log) == booted:
-            found.append(words)
-    return found
+def _neighbour(kind: NearMissKind, words: str, **fields: Any) -> Neighbour:
+    def changed(shape: MachineShape) -> MachineShape:
+        return replace(shape, **fields)
+
+    return Neighbour(kind=kind, words=words, shape=changed)
 
 
-def _booted(log: EventLog) -> list[tuple[int, list[bytes]]]:
-    return [
-        (event.pcr, [event.digests.get(ALGORITHMS[bank], b"") for bank in _banks(log)])
-        for event in log.events
-        if event.extends and event.pcr in _FIRMWARE_PCRS and event.event_type != EventType.EV_SEPARATOR
-    ]
+def _inputs_with(change: ShapeChange) -> Callable[[Any], Any]:
+    def changed(inputs: Any) -> Any:
+        return replace(inputs, shape=change(inputs.shape))
 
-
-def _predicted(events: list[MeasuredEvent], log: EventLog) -> list[tuple[int, list[bytes]]]:
-    return [(event.pcr, [event.digests[bank] for bank in _banks(log)]) for event in events]
-
-
-def _banks(log: EventLog) -> list[Bank]:
-    return [bank for bank, algorithm in ALGORITHMS.items() if algorithm in log.algorithms]
+    return changed

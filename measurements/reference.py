@@ -71,17 +71,19 @@ def tpm_prediction(prediction: Prediction, *, shape: Mapping[str, object]) -> Pl
             str(pcr): {bank.value: prediction.registers[bank][pcr] for bank in Bank}
             for pcr in sorted(prediction.registers[Bank.SHA256])
         },
-        events=tuple(
-            RegisterEvent(
-                register=str(event.pcr),
-                event_type=event.event_type.name,
-                digests={bank.value: digest for bank, digest in event.digests.items()},
-                description=event.description,
-                origin=event.origin,
-                provenance=event.provenance,
-            )
-            for event in prediction.events
-        ),
+        events=tuple(register_event(event) for event in prediction.events),
+    )
+
+
+def register_event(event: MeasuredEvent) -> RegisterEvent:
+    """A TPM system's event in the form that all platforms share."""
+    return RegisterEvent(
+        register=str(event.pcr),
+        event_type=event.event_type.name,
+        digests={bank.value: digest for bank, digest in event.digests.items()},
+        description=event.description,
+        origin=event.origin,
+        provenance=event.provenance,
     )
 
 

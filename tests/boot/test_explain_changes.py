@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -13,14 +12,15 @@ import pytest
 
 from image_builder.image import Artefact, Image
 from image_builder.measured_image import differing_initrd_files, read_measured_image
-from keyturn.verb_explain import read_booted
+from keyturn.verb_explain import read_machine
 from measurements.boot_report import encode_report
-from measurements.causes import Input
+from measurements.cause_inputs import Input
 from measurements.explain import Explanation, explain
+from measurements.platforms import PlatformPrediction
 from measurements.predict_tpm import FirmwareInputs, predict_tpm
 from measurements.qemu import MachineSpec
 from measurements.qemu_args import DiskFile, FirmwareFiles
-from measurements.reference import Reference, parse_reference, reference_document
+from measurements.reference import tpm_prediction
 from measurements.shape import BootOrder, MachineShape, Nic
 from tests.boot.conftest import ImageMaker
 from tests.support.real_boot import finished_boot
@@ -82,12 +82,11 @@ CHANGES = {
 
 
 @pytest.fixture(scope="session")
-def reference(built_image: Image, firmware: FirmwareFiles) -> Reference:
+def reference(built_image: Image, firmware: FirmwareFiles) -> PlatformPrediction:
     """The reference values of the default image on the default machine."""
     inputs = FirmwareInputs.read(code=firmware.code, variables=firmware.variables)
     prediction = predict_tpm(read_measured_image(built_image.folder), inputs, BASE)
-    document = reference_document(prediction, shape=BASE.as_json())
-    return parse_reference(json.dumps(document).encode())
+    return tpm_prediction(prediction, shape=BASE.as_json())
 
 
 def boot(image: Image, change: Change, firmware: FirmwareFiles, folder: Path) -> Path:
@@ -102,9 +101,9 @@ def boot(image: Image, change: Change, firmware: FirmwareFiles, folder: Path) ->
     return report
 
 
-def explained(reference: Reference, report: Path, predicted: Image, booted: Image) -> Explanation:
+def explained(reference: PlatformPrediction, report: Path, predicted: Image, booted: Image) -> Explanation:
     files = differing_initrd_files(predicted.folder, booted.folder)
-    return explain(reference, read_booted(report), initrd_files=files)
+    return explain(reference, read_machine(report).booted, initrd_files=files)
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -113,7 +112,7 @@ def test_a_change_of_a_real_boot_is_named(
     make_image: ImageMaker,
     built_image: Image,
     firmware: FirmwareFiles,
-    reference: Reference,
+    reference: PlatformPrediction,
     tmp_path: Path,
 ) -> None:
     change = CHANGES[name]

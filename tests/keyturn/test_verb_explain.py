@@ -95,7 +95,9 @@ def test_a_boot_report_tells_registers_too(
         path.write_text("kernel says hello\n" + frame_report(report))
     assert call("--expected", expected, "--log", path, "--json") == 1
     document = json.loads(capsys.readouterr().out)
-    assert [fault["pcr"] for fault in document["registers"]] == [14, 14]
+    assert [fault["register"] for fault in document["registers"]] == ["14", "14"]
+    (miss,) = document["near_misses"]["found"]
+    assert (miss["kinds"], miss["explains"], miss["left"]) == (["development image"], ["14"], [])
 
 
 def test_hostile_text_in_a_log_does_not_reach_the_terminal(

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 from uuid import UUID
 
 import pytest
 
 from measurements.alignment import DifferenceKind
-from measurements.causes import Input
+from measurements.booted import Booted, tpm_log
+from measurements.cause_inputs import Input
 from measurements.errors import FormatError
 from measurements.eventlog import Algorithm, parse_event_log
 from measurements.events import Bank, EventType, event_over
-from measurements.explain import Booted, Explanation, explain, explanation_document
-from measurements.reference import Reference, parse_reference, reference_document
+from measurements.explain import Explanation, best_explanation, explain, explanation_document
+from measurements.platforms import Platform, PlatformPrediction
+from measurements.reference import tpm_prediction
 from tests.support.boot_model import (
     ModelImage,
     ModelMachine,
@@ -31,9 +34,12 @@ MACHINE = ModelMachine()
 IMAGE = ModelImage()
 
 
-def reference(machine: ModelMachine = MACHINE, image: ModelImage = IMAGE) -> Reference:
-    document = reference_document(predict(machine, image), shape={"memory": f"{machine.memory_mib}MiB"})
-    return parse_reference(json.dumps(document).encode())
+def reference(machine: ModelMachine = MACHINE, image: ModelImage = IMAGE) -> PlatformPrediction:
+    return tpm_prediction(predict(machine, image), shape={"memory": f"{machine.memory_mib}MiB"})
+
+
+def booted(data: bytes, **told: Any) -> Booted:
+    return Booted(platform=Platform.TPM, log=tpm_log(parse_event_log(data)), **told)
 
 
 def explained(
@@ -43,8 +49,7 @@ def explained(
     extra: Sequence[tuple[int, Shown]] = (),
     files: Sequence[str] = (),
 ) -> Explanation:
-    log = parse_event_log(boot_log(machine, image, extra=extra))
-    return explain(reference(), Booted(log=log), initrd_files=files)
+    return explain(reference(), booted(boot_log(machine, image, extra=extra)), initrd_files=files)
 
 
 def add_on() -> list[tuple[int, Shown]]:
@@ -70,7 +75,7 @@ class Change:
     image: ModelImage = IMAGE
     extra: Sequence[tuple[int, Shown]] = ()
     files: Sequence[str] = ()
-    pcr: int
+    register: str
     named: Input
     detail: str = ""
 
@@ -78,60 +83,65 @@ class Change:
 def changes() -> dict[str, Change]:
     return {
         "memory": Change(
-            machine=replace(MACHINE, acpi=b"tables for 1024 MiB", memory_mib=1024), pcr=1, named=Input.MEMORY
+            machine=replace(MACHINE, acpi=b"tables for 1024 MiB", memory_mib=1024),
+            register="1",
+            named=Input.MEMORY,
         ),
         "processors": Change(
-            machine=replace(MACHINE, acpi=b"tables for 2 processors"), pcr=1, named=Input.MACHINE
+            machine=replace(MACHINE, acpi=b"tables for 2 processors"), register="1", named=Input.MACHINE
         ),
         "command line": Change(
-            image=replace(IMAGE, command_line=b"console=ttyS0 quiet"), pcr=4, named=Input.COMMAND_LINE
+            image=replace(IMAGE, command_line=b"console=ttyS0 quiet"), register="4", named=Input.COMMAND_LINE
         ),
-        "initrd byte": Change(image=replace(IMAGE, initrd=b"jnitrd"), pcr=4, named=Input.INITRD),
-        "kernel": Change(image=replace(IMAGE, kernel_tail=b"\0" * 8), pcr=4, named=Input.KERNEL),
+        "initrd byte": Change(image=replace(IMAGE, initrd=b"jnitrd"), register="4", named=Input.INITRD),
+        "kernel": Change(image=replace(IMAGE, kernel_tail=b"\0" * 8), register="4", named=Input.KERNEL),
         "boot entry order": Change(
-            machine=replace(MACHINE, order=(0, 1)), pcr=1, named=Input.BOOT_ORDER, detail="0000 0001"
+            machine=replace(MACHINE, order=(0, 1)), register="1", named=Input.BOOT_ORDER, detail="0000 0001"
         ),
         "disk GUID": Change(
             image=replace(IMAGE, disk_guid=UUID(int=5)),
-            pcr=5,
+            register="5",
             named=Input.PARTITIONS,
             detail=f"disk GUID {UUID(int=5)}",
         ),
         "partition GUID": Change(
             image=replace(IMAGE, root_guid=UUID(int=5)),
-            pcr=5,
+            register="5",
             named=Input.PARTITIONS,
             detail=f"partition root {UUID(int=5)}",
         ),
         "Secure Boot key": Change(
             machine=replace(MACHINE, keys={"db": b"another"}),
-            pcr=7,
+            register="7",
             named=Input.SECURE_BOOT_KEYS,
             detail="variable db",
         ),
         "firmware": Change(
             machine=replace(MACHINE, version="2024.02", code=b"other"),
-            pcr=0,
+            register="0",
             named=Input.FIRMWARE,
             detail="2024.02",
         ),
         "ESP add-on": Change(
-            extra=add_on(), pcr=4, named=Input.ESP_ADD_ON, detail="BOOTX64.EFI.extra.d\\x.addon.efi"
+            extra=add_on(), register="4", named=Input.ESP_ADD_ON, detail="BOOTX64.EFI.extra.d\\x.addon.efi"
         ),
         "UKI section changed": Change(
-            image=replace(IMAGE, os_release=b"ID=other\n"), pcr=4, named=Input.UKI_SECTION, detail=".osrel"
+            image=replace(IMAGE, os_release=b"ID=other\n"),
+            register="4",
+            named=Input.UKI_SECTION,
+            detail=".osrel",
         ),
         "UKI section removed": Change(
-            image=replace(IMAGE, os_release=None), pcr=4, named=Input.UKI_SECTION, detail=".osrel"
+            image=replace(IMAGE, os_release=None), register="4", named=Input.UKI_SECTION, detail=".osrel"
         ),
         "verity root": Change(
             image=replace(IMAGE, initrd=b"other root"),
             files=["etc/keyturn/verity"],
-            pcr=4,
+            register="4",
             named=Input.VERITY_ROOT,
         ),
-        "NIC": Change(machine=MACHINE.with_nic(), pcr=1, named=Input.NIC),
-        "option ROM": Change(machine=replace(MACHINE, roms=(b"rom",)), pcr=2, named=Input.OPTION_ROM),
+        "NIC": Change(machine=MACHINE.with_nic(), register="1", named=Input.NIC),
+        "option ROM": Change(machine=replace(MACHINE, roms=(b"rom",)), register="2", named=Input.OPTION_ROM),
     }
 
 
@@ -141,7 +151,7 @@ def test_each_deliberate_change_is_named_at_its_first_difference(name: str) -> N
     explanation = explained(change.machine, change.image, extra=change.extra, files=change.files)
     assert not explanation.equal
     first = explanation.findings[0]
-    assert (first.difference.pcr, first.cause.input) == (change.pcr, change.named)
+    assert (first.difference.register, first.cause.input) == (change.register, change.named)
     assert change.detail in first.cause.detail
     assert first.cause.fix
 
@@ -156,12 +166,12 @@ def test_the_same_boot_is_equal() -> None:
 
 def test_every_further_difference_is_shown() -> None:
     explanation = explained(replace(MACHINE, version="2024.02"), replace(IMAGE, initrd=b"other"))
-    found = [(f.difference.pcr, f.cause.input) for f in explanation.findings]
+    found = [(f.difference.register, f.cause.input) for f in explanation.findings]
     assert found == [
-        (0, Input.FIRMWARE),
-        (4, Input.INITRD),
-        (11, Input.INITRD),
-        (9, Input.INITRD),
+        ("0", Input.FIRMWARE),
+        ("4", Input.INITRD),
+        ("11", Input.INITRD),
+        ("9", Input.INITRD),
     ]
     assert all(f.difference.kind is DifferenceKind.CHANGED for f in explanation.findings)
 
@@ -171,17 +181,16 @@ def test_every_further_difference_is_shown() -> None:
 )
 def test_a_command_line_is_shown_if_the_log_proves_it(told: str | None, detail: str) -> None:
     image = replace(IMAGE, command_line=b"console=ttyS0 quiet")
-    log = parse_event_log(boot_log(MACHINE, image))
-    first = explain(reference(), Booted(log=log, command_line=told)).findings[0]
+    first = explain(reference(), booted(boot_log(MACHINE, image), command_line=told)).findings[0]
     assert first.cause.input is Input.COMMAND_LINE
     assert first.cause.detail.partition("differs; ")[2] == detail
 
 
 def test_a_log_without_a_predicted_bank_is_refused() -> None:
     sha1 = Record(pcr=4, event_type=5, digests={Algorithm.SHA1: bytes(20)})
-    log = parse_event_log(write_log([sha1], algorithms=[Algorithm.SHA1]))
-    with pytest.raises(FormatError, match="neither SHA-256 nor SHA-384"):
-        explain(reference(), Booted(log=log))
+    log = write_log([sha1], algorithms=[Algorithm.SHA1])
+    with pytest.raises(FormatError, match="neither SHA-256 nor SHA-384 digests, but sha1"):
+        booted(log)
 
 
 def test_a_log_of_one_predicted_bank_is_enough() -> None:
@@ -189,8 +198,7 @@ def test_a_log_of_one_predicted_bank_is_enough() -> None:
         Record(pcr=e.pcr, event_type=e.event_type, digests={Algorithm.SHA384: e.digests[Bank.SHA384]})
         for e in predict(MACHINE, IMAGE).logged()
     ]
-    log = parse_event_log(write_log(records, algorithms=[Algorithm.SHA384]))
-    assert explain(reference(), Booted(log=log)).equal
+    assert explain(reference(), booted(write_log(records, algorithms=[Algorithm.SHA384]))).equal
 
 
 def test_a_network_card_is_the_cause_of_all_it_changes() -> None:
@@ -216,35 +224,70 @@ def test_memory_that_no_register_shows_is_a_hint_only() -> None:
     assert "512 MiB" in hint
 
 
+def registers_of(prediction: PlatformPrediction) -> dict[str, dict[str, bytes]]:
+    return {name: dict(banks) for name, banks in prediction.registers.items()}
+
+
 def test_registers_that_the_log_does_not_yield_are_faults() -> None:
-    expected = reference()
-    log = parse_event_log(boot_log(MACHINE, IMAGE))
-    registers = {bank: dict(values) for bank, values in expected.registers.items()}
-    assert explain(expected, Booted(log=log, registers=registers)).equal
-    registers[Bank.SHA384][9] = bytes(48)
-    explanation = explain(expected, Booted(log=log, registers=registers))
-    (fault,) = explanation.faults
-    assert (fault.bank, fault.pcr) == (Bank.SHA384, 9)
+    expected, log = reference(), boot_log(MACHINE, IMAGE)
+    registers = registers_of(expected)
+    assert explain(expected, booted(log, reported=registers)).equal
+    registers["9"]["sha384"] = bytes(48)
+    (fault,) = explain(expected, booted(log, reported=registers)).faults
+    assert (fault.bank, fault.register) == ("sha384", "9")
     assert "log does not yield" in fault.reason
 
 
-@pytest.mark.parametrize(("pcr", "reason"), [(10, "IMA"), (14, "development image")])
-def test_registers_beyond_the_firmwares_log_are_compared(pcr: int, reason: str) -> None:
+@pytest.mark.parametrize(("register", "reason"), [("10", "IMA"), ("14", "development image")])
+def test_registers_beyond_the_firmwares_log_are_compared(register: str, reason: str) -> None:
     expected = reference()
-    registers = {bank: dict(values) for bank, values in expected.registers.items()}
-    registers[Bank.SHA256][pcr] = b"\1" * 32
-    log = parse_event_log(boot_log(MACHINE, IMAGE))
-    (fault,) = explain(expected, Booted(log=log, registers=registers)).faults
-    assert fault.pcr == pcr
+    registers = registers_of(expected)
+    registers[register]["sha256"] = b"\1" * 32
+    (fault,) = explain(expected, booted(boot_log(MACHINE, IMAGE), reported=registers)).faults
+    assert fault.register == register
     assert reason in fault.reason
 
 
 def test_a_development_image_shows_in_its_register() -> None:
-    expected = reference()
-    booted = predict(MACHINE, replace(IMAGE, dev=True))
-    log = parse_event_log(boot_log(MACHINE, replace(IMAGE, dev=True)))
-    explanation = explain(expected, Booted(log=log, registers=booted.registers))
-    assert [fault.pcr for fault in explanation.faults] == [14, 14]
+    image = replace(IMAGE, dev=True)
+    registers = registers_of(reference(image=image))
+    explanation = explain(reference(), booted(boot_log(MACHINE, image), reported=registers))
+    assert [fault.register for fault in explanation.faults] == ["14", "14"]
+
+
+def test_registers_alone_say_which_one_differs() -> None:
+    found = Booted(platform=Platform.TPM, reported=registers_of(reference(image=replace(IMAGE, initrd=b"x"))))
+    explanation = explain(reference(), found)
+    assert {fault.register for fault in explanation.faults} == {"4", "9", "11"}
+    assert explanation.compared == 0
+    assert explanation.registers == tuple(str(pcr) for pcr in range(15))
+
+
+def test_of_several_predictions_the_one_that_fits_best_is_taken() -> None:
+    log = booted(boot_log(MACHINE, replace(IMAGE, initrd=b"x")))
+    far, near = (explain(reference(machine), log) for machine in (replace(MACHINE, acpi=b"other"), MACHINE))
+    assert best_explanation([far, near]) is near
+    same = explain(reference(image=replace(IMAGE, initrd=b"x")), log)
+    assert best_explanation([far, near, same]).equal
+
+
+def test_a_boot_of_another_platform_is_refused() -> None:
+    found = Booted(platform=Platform.TDX, reported={"rtmr0": {"sha384": bytes(48)}})
+    with pytest.raises(FormatError, match="are for tpm, and the boot is one of tdx"):
+        explain(reference(), found)
+
+
+@pytest.mark.parametrize(
+    ("registers", "reason"),
+    [
+        ({"23": {"sha256": bytes(32)}}, "and the boot tells 23"),
+        ({}, "and the boot tells none"),
+        ({"4": {"sha1": bytes(20)}}, "have sha256, sha384 for register 4, and the boot tells sha1"),
+    ],
+)
+def test_a_boot_that_shares_nothing_is_refused(registers: dict[str, dict[str, bytes]], reason: str) -> None:
+    with pytest.raises(FormatError, match=reason):
+        explain(reference(), Booted(platform=Platform.TPM, reported=registers))
 
 
 def test_the_document_names_the_first_difference() -> None:

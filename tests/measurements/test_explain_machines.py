@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +10,18 @@ import pytest
 
 from measurements.boot_entries import boot_entries, boot_order
 from measurements.boot_sequence import Prediction
-from measurements.causes import Input
+from measurements.booted import Booted, tpm_log
+from measurements.cause_inputs import Input
 from measurements.efi_variable import GLOBAL_VARIABLE, EfiVariable
 from measurements.eventlog import parse_event_log
 from measurements.events import EventType
-from measurements.explain import Booted, Explanation, explain
-from measurements.neighbours import matching_neighbours
+from measurements.explain import Explanation, explain
+from measurements.near_miss import NearMiss, NearMissKind, Problem
+from measurements.near_miss_search import search
+from measurements.near_miss_tpm import TpmInputs, tpm_changes, tpm_predictor
+from measurements.platforms import Platform, PlatformPrediction
 from measurements.predict_tpm import FirmwareInputs, predict_tpm
-from measurements.reference import Reference, parse_reference, reference_document
+from measurements.reference import tpm_prediction
 from measurements.shape import BootOrder, CpuVendor, Disk, MachineShape, Nic
 from tests.support.boot_model import ModelImage, file_path, image_load_data
 from tests.support.event_log_writer import write_predicted
@@ -42,9 +45,8 @@ def predict(firmware: FirmwareInputs, shape: MachineShape) -> Prediction:
     return predict_tpm(ModelImage().inputs(), firmware, shape)
 
 
-def reference(firmware: FirmwareInputs, shape: MachineShape) -> Reference:
-    document = reference_document(predict(firmware, shape), shape=shape.as_json())
-    return parse_reference(json.dumps(document).encode())
+def reference(firmware: FirmwareInputs, shape: MachineShape) -> PlatformPrediction:
+    return tpm_prediction(predict(firmware, shape), shape=shape.as_json())
 
 
 def booted(firmware: FirmwareInputs, shape: MachineShape) -> Booted:
@@ -64,8 +66,12 @@ def booted(firmware: FirmwareInputs, shape: MachineShape) -> Booted:
         if event.event_type is EventType.EV_EFI_BOOT_SERVICES_APPLICATION:
             top = (shape.memory_mib << 20) - (32 << 20)
             data[position] = image_load_data(file_path("\\EFI\\BOOT\\BOOTX64.EFI"), address=top)
-    log = parse_event_log(write_predicted(prediction.logged(), data=data))
-    return Booted(log=log, registers=prediction.registers)
+    log = tpm_log(parse_event_log(write_predicted(prediction.logged(), data=data)))
+    return Booted(
+        platform=Platform.TPM,
+        log=log,
+        reported=tpm_prediction(prediction, shape=shape.as_json()).registers,
+    )
 
 
 def explained(firmware: FirmwareInputs, expected: MachineShape, found: MachineShape) -> Explanation:
@@ -85,19 +91,32 @@ def test_memory_that_this_firmware_does_not_measure_is_a_hint(firmware: Firmware
     assert "below 2048 MiB" in hint
 
 
+def near_misses(firmware: FirmwareInputs, shape: MachineShape) -> tuple[NearMiss, ...]:
+    """What the search finds for the registers of a machine of ``shape``, without its log."""
+    expected, inputs = reference(firmware, BASE), TpmInputs(firmware=firmware, shape=BASE)
+    found = {name: banks for name, banks in reference(firmware, shape).registers.items() if name != "10"}
+    problem = Problem(expected=expected, found=found, inputs=inputs, predict=tpm_predictor(expected))
+    return search(problem, list(tpm_changes(inputs)), costly=True).found
+
+
 @pytest.mark.parametrize(
-    ("shape", "words"),
+    ("shape", "kind", "words"),
     [
-        (replace(BASE, cpus=4), ["there are 4 CPUs"]),
-        (replace(BASE, nics=(Nic(),)), ["there is a further network card"]),
-        (replace(BASE, disks=(Disk(), Disk(slot=4))), ["there is a further disk"]),
-        (replace(BASE, cpus=3), []),
+        (replace(BASE, cpus=4), NearMissKind.CPUS, "there are 4 CPUs"),
+        (replace(BASE, nics=(Nic(),)), NearMissKind.NIC, "there is a further network card"),
+        (replace(BASE, disks=(Disk(), Disk(slot=4))), NearMissKind.DISK, "there is a further disk"),
     ],
 )
 def test_near_misses_name_the_one_choice(
-    firmware: FirmwareInputs, shape: MachineShape, words: list[str]
+    firmware: FirmwareInputs, shape: MachineShape, kind: NearMissKind, words: str
 ) -> None:
-    assert matching_neighbours(booted(firmware, shape).log, firmware, BASE) == words
+    (miss,) = near_misses(firmware, shape)
+    assert (miss.kinds, miss.words, miss.left) == ((kind,), (words,), ())
+    assert miss.prediction.registers["1"] == reference(firmware, shape).registers["1"]
+
+
+def test_a_machine_that_is_no_near_miss_is_not_found(firmware: FirmwareInputs) -> None:
+    assert near_misses(firmware, replace(BASE, cpus=3)) == ()
 
 
 @pytest.mark.parametrize(
