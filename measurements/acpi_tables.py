@@ -3,7 +3,7 @@
 QEMU builds them when firmware asks for them, from what firmware has programmed until then. So a halted
 machine is programmed as OVMF does: power management block at 0x600, PCI configuration window at 0xE0000000,
 and the first 64-bit PCI window where OVMF places it; with SMM the SMI features are agreed on. Nothing else
-that OVMF programs shows in the tables.
+that OVMF programs shows in the tables, as ``idle_limits`` says and dry boots of several shapes prove.
 
 OVMF measures the loader script (``acpi_blob``), then every file that it allocates in that order, as
 EV_PLATFORM_CONFIG_FLAGS into PCR 1; releases before 2023.02 measure none of it.
@@ -14,7 +14,8 @@ from __future__ import annotations
 import struct
 
 from measurements.acpi_blob import LOADER, AcpiFiles, allocated_files
-from measurements.events import EventType, MeasuredEvent, event_over
+from measurements.events import EventType, MeasuredEvent, Provenance, digests_of
+from measurements.firmware_volume import FirmwareVolume
 from measurements.fw_cfg import FirmwareConfig
 from measurements.idle_machine import IdleMachine
 from measurements.ovmf import Firmware
@@ -34,6 +35,10 @@ _SMI_FEATURES = 0b111
 """Broadcast SMI, SMI on hot plug and on hot unplug of processors: what OVMF asks for."""
 
 _EVENT_DATA = b"ACPI DATA"
+_SMM_MODULE = "SmmControl2Dxe".encode("utf-16-le")
+_SMALL_DEVICES = ("virtio-", "vhost-", "e1000", "igb", "rtl8139", "vmxnet3", "nvme", "qemu-xhci")
+_LARGE_DEVICES = ("virtio-gpu", "virtio-vga", "virtio-mem", "virtio-pmem")
+_PROVEN_PHYS_BITS = range(40, 47)
 _E820 = struct.Struct("<QQI")
 _RAM = 1
 _LPC_SLOT, _POWER_BASE, _POWER_CONTROL = 0x1F, 0x40, 0x44
@@ -48,11 +53,35 @@ def measures_acpi(firmware: Firmware) -> bool:
     return _EVENT_DATA in firmware.dxe.data
 
 
-def read_acpi(machine: IdleMachine, shape: MachineShape) -> AcpiFiles:
-    """The files that QEMU would offer to OVMF on this machine."""
-    if shape.smm:
-        _agree_on_smi(machine.config)
-    _program_like_firmware(machine.bus, window=pci_window(machine.config, shape))
+def idle_limits(shape: MachineShape, dxe: FirmwareVolume | None) -> str | None:
+    """Why an idle machine does not show what firmware with the drivers ``dxe`` (None: unknown ones) would get
+    on a machine of ``shape``; None where it does.
+    """
+    if dxe is None:
+        return "the firmware is not OVMF"
+    if _EVENT_DATA not in dxe.data:
+        return "the firmware is older than edk2 2023.02 and places PCI Express registers elsewhere"
+    if shape.smm != (_SMM_MODULE in dxe.data):
+        return f"the firmware is {'not ' if shape.smm else ''}built for SMM"
+    return shape_limits(shape)
+
+
+def shape_limits(shape: MachineShape) -> str | None:
+    """The same for the shape alone, with firmware that suits it."""
+    if shape.pxbs:
+        return "there is more than one root bus"
+    if shape.passed:
+        return "the windows of passed-through devices decide about PCI windows"
+    if shape.phys_bits not in _PROVEN_PHYS_BITS:
+        return f"the PCI window of {shape.phys_bits}-bit addresses is not known"
+    for device in shape.devices:
+        if not device.model.startswith(_SMALL_DEVICES) or device.model.startswith(_LARGE_DEVICES):
+            return f"the windows of {device.model} are not known"
+    return None
+
+
+def offered_files(machine: IdleMachine) -> AcpiFiles:
+    """The files as the machine offers them now."""
     loader = machine.config.read(LOADER)
     return AcpiFiles(
         loader=loader,
@@ -60,16 +89,31 @@ def read_acpi(machine: IdleMachine, shape: MachineShape) -> AcpiFiles:
     )
 
 
-def acpi_events(files: AcpiFiles, *, qemu_version: str) -> list[MeasuredEvent]:
-    """PCR 1: the loader script and its files."""
-    origin = f"ACPI generator of QEMU {qemu_version} for this machine shape"
+def read_acpi(machine: IdleMachine, shape: MachineShape) -> AcpiFiles:
+    """The files that QEMU would offer to OVMF on this machine."""
+    if shape.smm:
+        _agree_on_smi(machine.config)
+    _program_like_firmware(machine.bus, window=pci_window(machine.config, shape))
+    return offered_files(machine)
+
+
+def acpi_events(
+    files: AcpiFiles,
+    *,
+    qemu_version: str,
+    origin: str = "",
+    provenance: Provenance = Provenance.COMPUTED,
+) -> list[MeasuredEvent]:
+    """PCR 1: the loader script and its files; ``origin`` stands in place of the usual words."""
+    origin = origin or f"ACPI generator of QEMU {qemu_version} for this machine shape"
     return [
-        event_over(
-            data,
+        MeasuredEvent(
             pcr=1,
             event_type=EventType.EV_PLATFORM_CONFIG_FLAGS,
+            digests=digests_of(data),
             description=f"ACPI data: {name}",
             origin=origin,
+            provenance=provenance,
         )
         for name, data in [(LOADER, files.loader), *files.files]
     ]

@@ -1,7 +1,7 @@
-"""A machine that never runs an instruction: what firmware would read from QEMU can be read from it.
+"""A machine that is only read: what QEMU tells firmware can be read from it without booting anything.
 
-The unmodified QEMU is started halted and driven through its qtest protocol, which takes about a tenth of a
-second.
+The unmodified QEMU is driven through its qtest protocol. An idle machine is halted and never runs an
+instruction, which takes about a tenth of a second; ``acpi_dry_boot`` lets the firmware run first.
 """
 
 from __future__ import annotations
@@ -10,20 +10,23 @@ import contextlib
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from measurements.errors import KeyturnError
 from measurements.fw_cfg import FirmwareConfig
 from measurements.qemu import QemuProgram, die_with_parent
-from measurements.qemu_args import idle_arguments
+from measurements.qemu_args import Channels, idle_arguments
+from measurements.qemu_refusal import refused_key
 from measurements.qmp import Monitor, MonitorError
 from measurements.qtest import Qtest, QtestError
 from measurements.shape import MachineShape, TpmInterface
 from measurements.swtpm import SoftwareTpm
 
 STOP_SECONDS = 5
+_FREE_PORT = 0xCF8
 
 
 class IdleMachineError(KeyturnError):
@@ -41,45 +44,91 @@ class IdleMachine:
     qemu_version: str
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StartedMachine:
+    """A machine with its three connections, whether it runs or not."""
+
+    bus: Qtest
+    monitor: Monitor
+    console: socket.socket
+    qemu_version: str
+    process: subprocess.Popen[bytes]
+
+
+Arguments = Callable[[Channels, Path], Sequence[str]]
+"""Makes QEMU's arguments from the channels and a folder for files of this machine alone."""
+
+
 @contextlib.contextmanager
 def idle_machine(shape: MachineShape, program: QemuProgram) -> Iterator[IdleMachine]:
     """Starts the halted machine and ends it with the ``with`` block."""
+
+    def arguments(channels: Channels, _folder: Path) -> Sequence[str]:
+        return idle_arguments(
+            shape,
+            tpm_socket=channels.tpm_socket,
+            monitor_fd=channels.monitor_fd,
+            qtest_fd=channels.qtest_fd,
+        )
+
+    with started_machine(shape, program, arguments) as machine:
+        yield IdleMachine(
+            bus=machine.bus, config=FirmwareConfig(machine.bus), qemu_version=machine.qemu_version
+        )
+
+
+@contextlib.contextmanager
+def started_machine(
+    shape: MachineShape, program: QemuProgram, arguments: Arguments
+) -> Iterator[StartedMachine]:
+    """Starts QEMU, and a TPM if the shape has one; ends both with the ``with`` block.
+
+    Raises ``IdleMachineError`` with QEMU's own words when it refuses.
+    """
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="keyturn-")))
         launcher = tuple(die_with_parent())
-        tpm_socket = _start_tpm(stack, folder, launcher) if shape.tpm is not TpmInterface.NONE else None
-        bus, bus_theirs = socket.socketpair()
-        talk, talk_theirs = socket.socketpair()
+        tpm = _start_tpm(stack, folder, launcher) if shape.tpm is not TpmInterface.NONE else None
+        pairs = [socket.socketpair() for _ in range(3)]
+        ours, theirs = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
         errors = stack.enter_context((folder / "qemu.err").open("w+b"))
-        with bus_theirs, talk_theirs:
-            arguments = idle_arguments(
-                shape, tpm_socket=tpm_socket, monitor_fd=talk_theirs.fileno(), qtest_fd=bus_theirs.fileno()
+        with theirs[0], theirs[1], theirs[2]:
+            monitor_fd, qtest_fd, console_fd = (end.fileno() for end in theirs)
+            channels = Channels(
+                monitor_fd=monitor_fd, qtest_fd=qtest_fd, console_fd=console_fd, tpm_socket=tpm
             )
             process = subprocess.Popen(
-                [*launcher, *program.command, *arguments],
+                [*launcher, *program.command, *arguments(channels, folder)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
-                pass_fds=(bus_theirs.fileno(), talk_theirs.fileno()),
+                pass_fds=(monitor_fd, qtest_fd, console_fd),
                 start_new_session=True,
             )
         stack.callback(_end, process)
-        machine = Qtest(bus)
-        stack.callback(machine.close)
-        monitor = Monitor(talk)
-        stack.callback(monitor.close)
+        monitor, bus = Monitor(ours[0]), Qtest(ours[1])
+        for connection in (monitor, bus, ours[2]):
+            stack.callback(connection.close)
         try:
             version = monitor.greet()
-            config = FirmwareConfig(machine)
+            bus.inl(_FREE_PORT)
         except (MonitorError, QtestError) as problem:
-            errors.seek(0)
-            said = errors.read().decode(errors="replace").strip()[-500:]
-            raise IdleMachineError(
-                f"QEMU did not start: {said or problem.reason}",
-                subject=program.command[-1],
-                advice="see QEMU's own message",
-            ) from problem
-        yield IdleMachine(bus=machine, config=config, qemu_version=version)
+            raise _refused(program, _said(errors) or problem.reason) from problem
+        yield StartedMachine(bus=bus, monitor=monitor, console=ours[2], qemu_version=version, process=process)
+
+
+def _refused(program: QemuProgram, words: str) -> IdleMachineError:
+    key = refused_key(words)
+    return IdleMachineError(
+        f"QEMU did not start: {words}",
+        subject=program.name if key is None else f"shape key {key!r}",
+        advice="see QEMU's own message" if key is None else "change this key, or use another QEMU",
+    )
+
+
+def _said(errors: IO[bytes]) -> str:
+    errors.seek(0)
+    return errors.read().decode(errors="replace").strip()[-500:]
 
 
 def _start_tpm(stack: contextlib.ExitStack, folder: Path, launcher: tuple[str, ...]) -> Path:

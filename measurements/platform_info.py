@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import struct
 
-from measurements.shape import CpuVendor, MachineShape
+from measurements.shape import CpuVendor, MachineShape, ShapeError
 
 GIB = 1 << 30
 LOW_MEMORY_LIMIT = 0xB0000000
@@ -34,11 +34,24 @@ _PCI32_START, _PCI32_END = 0xC0000000, 0xFC000000
 _IO_START, _IO_SIZE = 0x6000, 0xA000
 _PCI64_SIZE = 32 * GIB
 _BUILT_IN_PROCESSORS = 64
+_USUAL_BITS = 40
 
 
 def platform_info(shape: MachineShape) -> bytes:
-    """The block and the two flags after it, for ``shape``."""
+    """The block and the two flags after it, for ``shape``; raises ``ShapeError`` where it is not known."""
+    if shape.phys_bits != _USUAL_BITS:
+        raise ShapeError(
+            f"the early memory of this firmware is not known with {shape.phys_bits}-bit addresses",
+            subject="phys-bits",
+            advice="use firmware from edk2 2023.02 on, or 40 bits",
+        )
     window_start, window_size, beyond, width = address_space(shape)
+    if shape.sleep:
+        raise ShapeError(
+            "the early memory of this firmware is not known with sleep states",
+            subject="sleep",
+            advice="use firmware from edk2 2023.02 on, or sleep = false",
+        )
     block = _BLOCK.pack(
         _Q35_HOST_BRIDGE,
         0,
@@ -75,7 +88,7 @@ def address_space(shape: MachineShape) -> tuple[int, int, int, int]:
     size = _PCI64_SIZE
     start = _align(memory_end(shape), size)
     beyond = start + size
-    if shape.cpu_vendor is not CpuVendor.AMD:
+    if shape.cpu_vendor is not CpuVendor.AMD and shape.phys_bits <= _USUAL_BITS:
         # The firmware trusts 40 bits only from AMD's processors: QEMU once gave every guest 40 bits.
         return start, size, beyond, max(36, (beyond - 1).bit_length())
     space = 1 << shape.phys_bits

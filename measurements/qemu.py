@@ -57,6 +57,17 @@ class QemuProgram:
 
     command: tuple[str, ...]
 
+    @property
+    def binary(self) -> Path:
+        """The file with QEMU itself."""
+        named = (Path(word) for word in self.command if Path(word).name.startswith("qemu-"))
+        return next(named, Path(self.command[0]))
+
+    @property
+    def name(self) -> str:
+        """QEMU's path, for messages."""
+        return str(self.binary)
+
     @classmethod
     def installed(cls) -> QemuProgram:
         """The QEMU on the search path, or an error that names the package to install."""
@@ -200,7 +211,7 @@ class Machine:
         except MonitorError as problem:
             raise MachineError(
                 f"QEMU did not start: {self._said()}",
-                subject=program.command[-1],
+                subject=program.name,
                 advice="see QEMU's own message",
             ) from problem
 

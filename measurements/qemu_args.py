@@ -87,6 +87,24 @@ class Backends:
     extra: Sequence[str] = field(default=())
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DryBootFirmware:
+    """Firmware for a dry boot: a code file with its own copy of variables, or one file of both."""
+
+    code: Path
+    variables: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Channels:
+    """How a machine that is only read is talked to: open descriptors, and the socket of a TPM."""
+
+    monitor_fd: int
+    qtest_fd: int
+    console_fd: int | None = None
+    tpm_socket: Path | None = None
+
+
 def machine_arguments(shape: MachineShape, *, real: bool = True) -> list[str]:
     """Machine type, memory, processors and what SMBIOS tells; ``real``: with the memory that a run needs."""
     switches = {"smm": shape.smm} | {
@@ -98,8 +116,6 @@ def machine_arguments(shape: MachineShape, *, real: bool = True) -> list[str]:
         *("-m", f"{shape.memory_mib}M"),
         *("-smp", str(shape.cpus)),
         *_memory_arguments(shape, real=real),
-        *("-global", "ICH9-LPC.disable_s3=1"),
-        *("-global", "ICH9-LPC.disable_s4=1"),
         *_global_arguments(shape),
         "-nodefaults",
         *("-display", "none"),
@@ -141,7 +157,7 @@ def run_arguments(shape: MachineShape, backends: Backends) -> list[str]:
         *_net_backends(shape, backends.forwards),
         *_direct_arguments(shape, backends.direct),
         *device_arguments(shape, backends.disks),
-        *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
+        *_console_arguments(shape, "stdio,id=console,signal=off"),
         *_monitor_arguments(backends.monitor_fd),
         *backends.extra,
     ]
@@ -151,13 +167,23 @@ def idle_arguments(
     shape: MachineShape, *, tpm_socket: Path | None, monitor_fd: int, qtest_fd: int
 ) -> list[str]:
     """Every argument after the program for the same machine, halted and driven by qtest."""
-    return [*dump_arguments(shape, tpm_socket=tpm_socket, monitor_fd=monitor_fd, qtest_fd=qtest_fd), "-S"]
+    channels = Channels(tpm_socket=tpm_socket, monitor_fd=monitor_fd, qtest_fd=qtest_fd)
+    return [*_dump_arguments(shape, channels), "-S"]
 
 
-def dump_arguments(
-    shape: MachineShape, *, tpm_socket: Path | None, monitor_fd: int, qtest_fd: int
-) -> list[str]:
-    """The same machine with nothing behind its devices and with qtest, to read what QEMU tells firmware."""
+def dry_boot_arguments(shape: MachineShape, firmware: DryBootFirmware, channels: Channels) -> list[str]:
+    """Every argument after the program for a machine whose firmware runs, with nothing to boot, so that what
+    QEMU has told firmware can be read by qtest.
+    """
+    if firmware.variables is None:
+        flash = ["-bios", str(firmware.code)]
+    else:
+        files = FirmwareFiles(code=firmware.code, variables=firmware.variables)
+        flash = _flash_arguments(files, secure=shape.smm)
+    return [*_dump_arguments(shape, channels), *flash]
+
+
+def _dump_arguments(shape: MachineShape, channels: Channels) -> list[str]:
     arguments = [
         *machine_arguments(shape, real=False),
         "-accel",
@@ -169,13 +195,17 @@ def dump_arguments(
         arguments += ["-blockdev", f"driver=null-co,node-name=disk{index},read-zeroes=on"]
     for index, _ in enumerate(shape.nics):
         arguments += ["-netdev", f"hubport,id=net{index},hubid={index}"]
+    console = "null,id=console"
+    if channels.console_fd is not None:
+        console = f"socket,id=console,fd={channels.console_fd}"
     return [
         *arguments,
-        *_tpm_backend(tpm_socket),
+        *_tpm_backend(channels.tpm_socket),
         *device_arguments(shape, real=False),
-        *("-chardev", "null,id=console", "-serial", "chardev:console"),
-        *_monitor_arguments(monitor_fd),
-        *("-chardev", f"socket,id=qtest,fd={qtest_fd}", "-qtest", "chardev:qtest", "-qtest-log", "none"),
+        *_console_arguments(shape, console),
+        *_monitor_arguments(channels.monitor_fd),
+        *("-chardev", f"socket,id=qtest,fd={channels.qtest_fd}"),
+        *("-qtest", "chardev:qtest", "-qtest-log", "none"),
     ]
 
 
@@ -218,6 +248,8 @@ def _memory_arguments(shape: MachineShape, *, real: bool) -> list[str]:
 
 def _global_arguments(shape: MachineShape) -> list[str]:
     arguments: list[str] = []
+    if not shape.sleep:
+        arguments += ["-global", "ICH9-LPC.disable_s3=1", "-global", "ICH9-LPC.disable_s4=1"]
     if not shape.acpi_hotplug:
         arguments += ["-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"]
     if shape.pci_hole64_mib is not None:
@@ -329,6 +361,10 @@ def _net_backends(shape: MachineShape, forwards: Sequence[PortForward]) -> list[
         )
         arguments += ["-netdev", f"user,id=net{index}{ports}"]
     return arguments
+
+
+def _console_arguments(shape: MachineShape, backend: str) -> list[str]:
+    return ["-chardev", backend, *(("-serial", "chardev:console") if shape.serial else ())]
 
 
 def _monitor_arguments(descriptor: int | None) -> list[str]:

@@ -25,6 +25,8 @@ Further keys, given only where a machine differs from the usual one::
     phys-bits = 46              # width of physical addresses; by default 40
     hpet = false                # no high precision timer
     pic = false                 # no legacy interrupt controller
+    serial = false              # no serial port, and so no console
+    sleep = true                # states S3 and S4 are offered
     acpi-hotplug = false        # no hot plug of PCI devices by way of ACPI
     pci-hole64 = "4096GiB"      # least size of the 64-bit PCI window
     hugepages = true            # memory of huge pages; alone it is one NUMA node
@@ -69,7 +71,7 @@ _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _MACHINE = re.compile(r"(pc-)?q35(-[0-9]+\.[0-9]+)?|pc-q35-[a-z]+(-v[0-9]+\.[0-9]+)?")
 _KNOWN = (
     *("memory", "cpus", "machine", "tpm", "cpu-vendor", "smm", "boot-order", "disk", "nic"),
-    *("boot", "phys-bits", "hpet", "pic", "acpi-hotplug", "pci-hole64", "hugepages"),
+    *("boot", "phys-bits", "hpet", "pic", "serial", "sleep", "acpi-hotplug", "pci-hole64", "hugepages"),
     *("numa", "smbios", "device", "pxb", "gpu", "nvswitch"),
 )
 
@@ -151,6 +153,8 @@ class MachineShape:
     phys_bits: int = 40
     hpet: bool = True
     pic: bool = True
+    serial: bool = True
+    sleep: bool = False
     acpi_hotplug: bool = True
     pci_hole64_mib: int | None = None
     hugepages: bool = False
@@ -243,6 +247,8 @@ class MachineShape:
             "phys-bits": (self.phys_bits, default.phys_bits),
             "hpet": (self.hpet, default.hpet),
             "pic": (self.pic, default.pic),
+            "serial": (self.serial, default.serial),
+            "sleep": (self.sleep, default.sleep),
             "acpi-hotplug": (self.acpi_hotplug, default.acpi_hotplug),
             "pci-hole64": (hole, None),
             "hugepages": (self.hugepages, default.hugepages),
@@ -327,6 +333,8 @@ def shape_from_mapping(document: Mapping[str, object]) -> MachineShape:
         phys_bits=reader.integer("phys-bits", default.phys_bits),
         hpet=reader.flag("hpet", default.hpet),
         pic=reader.flag("pic", default.pic),
+        serial=reader.flag("serial", default.serial),
+        sleep=reader.flag("sleep", default.sleep),
         acpi_hotplug=reader.flag("acpi-hotplug", default.acpi_hotplug),
         pci_hole64_mib=reader.memory("pci-hole64", 0) if "pci-hole64" in document else None,
         hugepages=reader.flag("hugepages", default.hugepages),
