@@ -20,7 +20,7 @@ RESET_VECTOR = 32
 
 _HEADER = struct.Struct("<H16s")
 
-_ADVICE = "give a complete OVMF image (OVMF.fd), not a CODE or VARS part of one"
+_ADVICE = "give an OVMF image (OVMF.fd), not its variables"
 
 
 def parse_guided_table(image: bytes, *, name: str) -> Mapping[UUID, bytes]:

@@ -111,7 +111,7 @@ def predict_igvm(
             page, origin = states.get(number), file.name
             if page is None:
                 page, origin = _reset_state(file, number, cpu_model), "CPU model and reset vector"
-            chain.add(vmsa_region(page, description="", origin=origin))
+            chain.add(vmsa_region(page, description="save area", origin=origin))
             events.append(_event(chain, f"save area of processor {number}", origin))
         named = cpu_model.name if cpu_model and len(states) < vcpus else ANY
         label |= {"cpu-model": named, "guest-features": f"{SNP_ONLY.value:#x}", "vcpus": str(vcpus)}

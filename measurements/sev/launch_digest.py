@@ -166,7 +166,7 @@ _SECTION_TYPES = {
 def _region(section: Section, firmware: SevImage, kernel: KernelHashes | None, vmm: Vmm) -> Region:
     page_type, description = _SECTION_TYPES[section.kind]
     contents, origin = None, f"metadata of {firmware.name}"
-    if section.kind is SectionKind.SEC_MEM and vmm is Vmm.GCE:
+    if section.kind is SectionKind.SEC_MEM and vmm.is_google:
         page_type = PageType.UNMEASURED
     if section.kind is SectionKind.KERNEL_HASHES and kernel is not None and firmware.hash_table is not None:
         page_type, description = PageType.NORMAL, "hashes of command line, initrd and kernel"

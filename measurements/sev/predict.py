@@ -154,7 +154,7 @@ def _members(
             if further is None and max(choices.vcpus) > 1:
                 eip = _reset_eip(firmware)
                 further = _vmsa(firmware, None, eip, model=model, features=word, vmm=choices.vmm)
-            by_count = _save_areas(start.fork(), first, further, choices.vcpus, origin=_origin(model, word))
+            by_count = _save_areas(start.fork(), first, further, choices, origin=_origin(model, word))
             for count in choices.vcpus:
                 label = {
                     "cpu-model": model.name,
@@ -166,16 +166,16 @@ def _members(
 
 
 def _save_areas(
-    chain: Chain, first: bytes, further: bytes | None, counts: Iterable[int], *, origin: str
+    chain: Chain, first: bytes, further: bytes | None, choices: SevChoices, *, origin: str
 ) -> dict[int, list[RegisterEvent]]:
     """The events of the save areas by number of processors."""
-    wanted = set(counts)
-    chain.add(vmsa_region(first, description="", origin=origin))
+    wanted, gpa = set(choices.vcpus), choices.vmm.vmsa_gpa
+    chain.add(vmsa_region(first, description="save area", origin=origin, gpa=gpa))
     boot = [_event(chain, "save area of processor 0", origin)]
     found = {1: boot}
     for count in range(2, max(wanted) + 1):
         assert further is not None
-        chain.add(vmsa_region(further, description="", origin=origin))
+        chain.add(vmsa_region(further, description="save area", origin=origin, gpa=gpa))
         if count in wanted:
             which = "processor 1" if count == 2 else f"processors 1 to {count - 1}"
             found[count] = [*boot, _event(chain, f"save areas of {which}", origin)]

@@ -10,8 +10,8 @@ Layout (AMD64 Architecture Programmer's Manual volume 2, table B-4; little endia
 The values are those of a processor after reset with what each VMM adds: KVM sets EFER.SVME and CR4.MCE; QEMU
 puts the CPU signature into EDX and starts the FPU; Google and Amazon leave EDX at its reset value. Sources:
 Linux, arch/x86/kvm/svm (``sev_es_sync_vmsa``); QEMU, target/i386/cpu.c (``x86_cpu_reset_hold``); for GCE
-google/gce-tcb-verifier, sev/ld_from_ovmf.go; for EC2 virtee/sev-snp-measure, whose values its users compared
-with reports.
+google/gce-tcb-verifier, sev/ld_from_ovmf.go and sev/measurement.go; for EC2 virtee/sev-snp-measure, whose
+values its users compared with reports.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from enum import StrEnum
 from measurements.sev.ovmf_metadata import PAGE
 
 VMSA_GPA = 0xFFFFFFFFF000
-"""Where KVM says that save areas are: all ones, cut to whole pages and to the 48 bits of an address."""
+"""Where Linux says that save areas are (arch/x86/kvm/svm/sev.c, ``INITIAL_VMSA_GPA``)."""
+
+_VMSA_GPA_52_BITS = 0xFFFFFFFFFF000
 
 BOOT_EIP = 0xFFFFFFF0
 """Where the first processor starts: the reset vector."""
@@ -39,11 +41,24 @@ _PAT_GCE = 0x00070106
 
 
 class Vmm(StrEnum):
-    """Who starts the guest."""
+    """Who starts the guest. Google's passes an address of all ones for save areas, of which processors keep
+    as many bits as they have: 48 on Milan, 52 on Genoa.
+    """
 
     QEMU = "qemu"
     EC2 = "ec2"
     GCE = "gce"
+    GCE_GENOA = "gce-genoa"
+
+    @property
+    def is_google(self) -> bool:
+        """Whether it is Google's, on any processor."""
+        return self in (Vmm.GCE, Vmm.GCE_GENOA)
+
+    @property
+    def vmsa_gpa(self) -> int:
+        """The address that is measured with save areas."""
+        return _VMSA_GPA_52_BITS if self is Vmm.GCE_GENOA else VMSA_GPA
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,12 +74,14 @@ class _Start:
     x87_control: int
 
 
+_GOOGLE = _Start(cs=0x9B, first_cs=0x9B, ss=0x93, tr=0x8B, g_pat=_PAT_GCE, mxcsr=0, x87_control=0)
 _STARTS = {
     Vmm.QEMU: _Start(
         cs=0x9B, first_cs=0x9B, ss=0x93, tr=0x8B, g_pat=_PAT_RESET, mxcsr=0x1F80, x87_control=0x37F
     ),
     Vmm.EC2: _Start(cs=0x9B, first_cs=0x9A, ss=0x92, tr=0x83, g_pat=_PAT_RESET, mxcsr=0, x87_control=0),
-    Vmm.GCE: _Start(cs=0x9B, first_cs=0x9B, ss=0x93, tr=0x8B, g_pat=_PAT_GCE, mxcsr=0, x87_control=0),
+    Vmm.GCE: _GOOGLE,
+    Vmm.GCE_GENOA: _GOOGLE,
 }
 
 

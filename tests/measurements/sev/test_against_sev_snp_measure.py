@@ -118,7 +118,7 @@ def section_lists(draw: st.DrawFn) -> list[tuple[int, int, int]]:
     cpu=st.sampled_from(sorted(set(vcpu_types.CPU_SIGS))),
     features=st.sampled_from([0x1, 0x21, 0x9, 0x201]),
     vcpus=st.integers(1, 5),
-    vmm=st.sampled_from(list(Vmm)),
+    vmm=st.sampled_from(list(VMMS)),
 )
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_digests_of_any_image(
@@ -168,7 +168,7 @@ def test_digests_with_an_svsm(tmp_path: Path, vcpus: int, cpu: str, pages: int) 
 KERNEL = (b"kernel" * 999, b"initrd" * 999, "console=ttyS0")
 
 
-@pytest.mark.parametrize("vmm", Vmm)
+@pytest.mark.parametrize("vmm", VMMS)
 def test_firmware_of_ubuntu(tmp_path: Path, vmm: Vmm) -> None:
     image = vector_image(UBUNTU)
     assert ours(Platform.SNP, image, vcpus=3, vmm=vmm) == theirs(

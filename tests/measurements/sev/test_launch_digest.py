@@ -43,6 +43,40 @@ CASES = (
     "snp_svsm_2_vcpus",
 )
 
+FURTHER: dict[str, tuple[dict[str, Any], str]] = {
+    "snp_ovmf_hash_full_feature_snp_only": (
+        {"features": 1, "snp_ovmf_hash": "(computed)"},
+        "6d287813eb5222d770f75005c664e34c204f385ce832cc2ce7d0d6f354454362f390ef83a92046c042e706363b4b08fa",
+    ),
+    "snp_guest_feature_snp_only": (
+        {"features": 1},
+        "6d287813eb5222d770f75005c664e34c204f385ce832cc2ce7d0d6f354454362f390ef83a92046c042e706363b4b08fa",
+    ),
+    "snp_with_multiple_vcpus_default": (
+        {"vcpus": 4, "append": ""},
+        "4953b1fb416fa874980e8442b3706d345926d5f38879134e00813c5d7abcbe78eafe7b422907be0b4698e2414a631942",
+    ),
+    "snp_with_ovmfx64_without_kernel_feature_snp_only": (
+        {"features": 1, "kernel": None, "ovmf": "ovmf_OvmfX64_suffix.bin"},
+        "da0296de8193586a5512078dcd719eccecbd87e2b825ad4148c44f665dc87df21e5b49e21523a9ad993afdb6a30b4005",
+    ),
+    "seves_with_multiple_vcpus": (
+        {"mode": "SEV_ES", "vcpus": 4, "append": ""},
+        "0dccbcaba8e90b261bd0d2e1863a2f9da714768b7b2a19363cd6ae35aa90de91",
+    ),
+    "sev_with_kernel_without_initrd_and_append": (
+        {"mode": "SEV", "append": ""},
+        "77f613d7bbcdf12a73782ea9e88b0172aeda50d1a54201cb903594ff52846898",
+    ),
+    "snp_svsm_4_vcpus": (
+        {"mode": "SEV_SNP_SVSM", "vcpus": 4, "kernel": None, "ovmf": "svsm_ovmf.fd", "vars_size": 540672},
+        "27d154c27b7b359c935e250ec6fee72aa0ae8c1225e3b0e1cf46a9567e938066d7d6f94bbdc4a857818bdb79277a44b2",
+    ),
+}
+"""What the vectors leave out of virtee/sev-snp-measure, tests/test_guest.py: how a case differs from
+``test_snp_default``, and its digest.
+"""
+
 
 def cases() -> dict[str, dict[str, Any]]:
     rows = json.loads(vector(f"{FOLDER}/launch_digest_vectors.json").read_text())
@@ -104,6 +138,12 @@ def test_digests_of_sev_snp_measure(name: str) -> None:
         assert caught.value.subject == "ovmf_OvmfX64_suffix.bin"
     else:
         assert digest_of(row).hex() == row["expected"]
+
+
+@pytest.mark.parametrize("name", FURTHER)
+def test_further_digests_of_sev_snp_measure(name: str) -> None:
+    difference, expected = FURTHER[name]
+    assert digest_of(cases()["snp_default"] | difference).hex() == expected
 
 
 def test_page_updates_of_gce_tcb_verifier() -> None:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
 
 from measurements.errors import KeyturnError
 from measurements.platforms import Platform, PlatformPrediction
-from measurements.reference import REGISTERS
+from measurements.reference import REGISTERS, parse_predictions, predictions_document
 from measurements.sev.cpu_models import CPU_MODELS
 from measurements.sev.kernel_hashes import KernelHashes, hash_kernel
-from measurements.sev.launch_digest import firmware_digest
+from measurements.sev.launch_digest import extend_region, firmware_digest, vmsa_region
 from measurements.sev.ovmf_metadata import SevFirmwareError, SevImage, parse_sev_image
 from measurements.sev.predict import SevChoiceError, SevChoices, predict_sev
 from measurements.sev.svsm import parse_svsm
-from measurements.sev.vmsa import Vmm
+from measurements.sev.vmsa import BOOT_EIP, Vmm, reset_vmsa
 from tests.support.sev_images import SECTIONS, sev_image
 
 MILAN = CPU_MODELS["EPYC-Milan"]
@@ -81,11 +82,31 @@ def test_events_tell_the_launch_step_by_step() -> None:
     assert set(prediction.registers) == set(REGISTERS[Platform.SNP])
 
 
-@pytest.mark.parametrize(("vmm", "models"), [(Vmm.QEMU, 5), (Vmm.EC2, 1), (Vmm.GCE, 1)])
+@pytest.mark.parametrize("platform", [Platform.SNP, Platform.SEV_ES, Platform.SEV])
+def test_the_set_is_read_again_from_its_document(platform: Platform) -> None:
+    predictions = predict_sev(platform, image(), kernel=kernel_hashes(), choices=SevChoices(vcpus=(1, 3)))
+    document = json.dumps(predictions_document(predictions)).encode()
+    assert parse_predictions(document) == predictions
+
+
+@pytest.mark.parametrize(("vmm", "models"), [(Vmm.QEMU, 5), (Vmm.EC2, 1), (Vmm.GCE, 1), (Vmm.GCE_GENOA, 1)])
 def test_vmms_that_do_not_measure_the_cpu_model(vmm: Vmm, models: int) -> None:
     found = predict_sev(Platform.SNP, image(), choices=SevChoices(guest_features=[1], vmm=vmm))
     assert len(found) == models
     assert (found[0].label["cpu-model"] == "any") == (models == 1)
+
+
+def test_google_measures_save_areas_at_the_highest_address_of_the_processor() -> None:
+    """google/gce-tcb-verifier, sev/measurement.go: 48 bits on Milan, 52 on Genoa; all else is the same."""
+    milan, genoa = (
+        predict_sev(Platform.SNP, image(), choices=SevChoices(guest_features=[1], vmm=vmm))[0]
+        for vmm in (Vmm.GCE, Vmm.GCE_GENOA)
+    )
+    assert milan.events[:-1] == genoa.events[:-1]
+    page = reset_vmsa(eip=BOOT_EIP, signature=0, features=1, vmm=Vmm.GCE_GENOA)
+    before = milan.events[-2].digests["sha384"]
+    region = vmsa_region(page, description="", origin="", gpa=0xFFFFFFFFFF000)
+    assert value(genoa) == extend_region(before, region) != value(milan)
 
 
 def test_sev_has_one_value_and_sev_es_no_features() -> None:

@@ -10,7 +10,7 @@ import cbor2
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.hashes import SHA384
-from cryptography.x509 import load_der_x509_certificate
+from cryptography.hazmat.primitives.serialization import load_der_public_key
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -81,8 +81,10 @@ def test_facts_of_the_vectors() -> None:
 
 def test_the_signature_is_where_it_is_read() -> None:
     data = report_bytes("snp/trustee/test-report.bin")
-    certificate = load_der_x509_certificate(vector("attestation/snp/trustee-vcek.der").read_bytes())
-    key = certificate.public_key()
+    # The serial number of a VCEK is zero, which a parser of certificates may refuse: only its key is read.
+    certificate = vector("attestation/snp/trustee-vcek.der").read_bytes()
+    start = certificate.index(bytes.fromhex("3076301006072a8648ce3d020106052b81040022"))
+    key = load_der_public_key(certificate[start : start + 120])
     assert isinstance(key, ec.EllipticCurvePublicKey)
     key.verify(utils.encode_dss_signature(*parse_report(data).signature), data[:0x2A0], ec.ECDSA(SHA384()))
 
