@@ -9,7 +9,7 @@ from measurements.errors import KeyturnError
 
 if TYPE_CHECKING:
     from measurements.sev.igvm import IgvmFile
-    from measurements.sev.ovmf_metadata import SevImage
+    from measurements.sev.ovmf_metadata import Area, SevImage
     from measurements.sev.report import SnpReport
 
 REPORT_SIZE = 1184
@@ -31,9 +31,10 @@ def facts_of(data: bytes, *, name: str) -> Facts:
         from measurements.sev.igvm import parse_igvm
 
         return igvm_facts(parse_igvm(data, name=name))
-    if data[:4] == _HCL_MAGIC:
+    wrapped = data[:4] == _HCL_MAGIC
+    if wrapped:
         data = data[_HCL_HEADER : _HCL_HEADER + REPORT_SIZE]
-    if len(data) == REPORT_SIZE:
+    if wrapped or len(data) == REPORT_SIZE:
         from measurements.sev.report import parse_report
 
         return report_facts(parse_report(data, name=name))
@@ -90,18 +91,23 @@ def firmware_facts(firmware: SevImage) -> Facts:
     from measurements.sev.launch_digest import firmware_digest
 
     sections = [f"{part.kind.name} {part.size:#x} bytes at {part.gpa:#x}" for part in firmware.sections]
-    table, eip = firmware.hash_table, firmware.reset_eip
-    return {
-        "kind": "firmware for SEV",
+    eip = firmware.reset_eip
+    facts: Facts = {
+        "kind": "firmware for SEV" if firmware.svsm_entry is None else "SVSM, which lies below a firmware",
         "sha256": hashlib.sha256(firmware.image).hexdigest(),
-        "address": f"{firmware.gpa:#x}",
         "size": len(firmware.image),
-        "snp_firmware_digest": firmware_digest(firmware).hex(),
         "snp_sections": sections,
-        "kernel_hashes": f"{table.size:#x} bytes at {table.gpa:#x}" if table else None,
+        "kernel_hashes": _place(firmware.hash_table),
+        "secret": _place(firmware.secret),
         "processors_start_at": None if eip is None else f"{eip:#x}",
-        "svsm": firmware.svsm_entry is not None,
     }
+    if firmware.svsm_entry is None:
+        facts |= {"address": f"{firmware.gpa:#x}", "snp_firmware_digest": firmware_digest(firmware).hex()}
+    return facts
+
+
+def _place(area: Area | None) -> str | None:
+    return f"{area.size:#x} bytes at {area.gpa:#x}" if area else None
 
 
 def igvm_facts(file: IgvmFile) -> Facts:

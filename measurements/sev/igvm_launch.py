@@ -42,6 +42,8 @@ from measurements.sev.predict import ANY, MAX_VCPUS, REGISTER
 from measurements.sev.vmsa import BOOT_EIP, SEV_FEATURES_OFFSET, VMSA_GPA, Vmm, reset_vmsa
 
 MAX_PARAMETER_AREA = 1 << 28
+MAX_MEASURED = 1 << 32
+"""Most bytes of a guest that are measured page by page."""
 
 _MOVABLE = (HeaderType.RELOCATABLE_REGION, HeaderType.PAGE_TABLE_RELOCATION)
 _WITHOUT_CONTENTS = {
@@ -98,7 +100,11 @@ def predict_igvm(
     directives = snp_part(file).directives
     chain = SnpChain()
     events = []
+    left = MAX_MEASURED
     for region in _runs(_regions(file, directives, loader)):
+        left -= region.size
+        if left < 0:
+            raise igvm_error(file.name, f"has more than {MAX_MEASURED} bytes of pages to measure")
         chain.add(region)
         events.append(
             _event(chain, f"{region.description}: {region.size:#x} bytes at {region.gpa:#x}", file.name)

@@ -68,13 +68,13 @@ def extend_pages(digest: bytes, *, page_type: PageType, gpa: int, contents: byte
     """``digest`` (48 bytes) after pages whose contents are measured; ``contents`` are whole pages."""
     _check_range(gpa, len(contents))
     sha384, info = hashlib.sha384, page_type.info
-    before, contents_digest = b"", b""
+    before, middle = b"", b""
     for offset in range(0, len(contents), PAGE):
         page = contents[offset : offset + PAGE]
         # Firmware has long runs of equal pages (free space), and comparing is cheaper than hashing.
         if page != before:
-            before, contents_digest = page, sha384(page).digest()
-        digest = sha384(digest + contents_digest + info + (gpa + offset).to_bytes(8, "little")).digest()
+            before, middle = page, sha384(page).digest() + info
+        digest = sha384(digest + middle + (gpa + offset).to_bytes(8, "little")).digest()
     return digest
 
 

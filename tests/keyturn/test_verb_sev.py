@@ -72,6 +72,17 @@ def test_firmware_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert shown["processors_start_at"] == "0x80b004"
 
 
+def test_an_svsm_is_shown_without_an_address_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "svsm.bin"
+    path.write_bytes(sev_image(b"code", svsm_entry=0))
+    shown = run(capsys, "show", str(path))
+    assert shown["kind"].startswith("SVSM")
+    assert "address" not in shown
+    assert "snp_firmware_digest" not in shown
+
+
 @pytest.mark.parametrize("right", [True, False])
 def test_an_igvm_file_is_shown_with_its_id_block(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], right: bool
@@ -124,7 +135,7 @@ def test_people_get_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     [
         (b"IGVM", "igvm"),
         (bytes(1184), "snp-report"),
-        (b"HCLA" + bytes(40), "sev-firmware"),
+        (b"HCLA" + bytes(40), "snp-report"),
         (b"x", "sev-firmware"),
     ],
     ids=["igvm", "report", "hcl", "other"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from hashlib import sha384
 
 import pytest
@@ -224,6 +225,16 @@ def test_files_that_qemu_refuses(name: str) -> None:
     writer, why = QEMU_REFUSED[name]
     with pytest.raises(IgvmError, match=why):
         predicted(writer, Loader.QEMU)
+
+
+def test_more_pages_than_any_guest_has_are_refused_at_once() -> None:
+    writer = start()
+    for number in range(17):
+        writer.area(number, 1 << 28).insert(number, number << 28)
+    begun = time.process_time()
+    with pytest.raises(IgvmError, match="bytes of pages to measure"):
+        predicted(writer)
+    assert time.process_time() - begun < 1
 
 
 def test_a_processor_without_state_needs_a_cpu_model() -> None:
