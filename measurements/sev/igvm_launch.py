@@ -9,7 +9,9 @@ Rules (microsoft/igvm, igvm_defs; QEMU, backends/igvm.c and target/i386/sev.c):
   name. That is what the file's own ID block is made for, and how Hyper-V loads it.
 - Loader ``qemu`` starts the guest with KVM: save areas come last, one for each processor that the machine
   has, at KVM's own address; QEMU refuses a file that says otherwise, and features other than SNP itself.
-  Processors for which the file has no state start from the reset vector.
+  Processors for which the file has no state start from the reset vector. KVM sets and clears bits of control
+  registers (Linux, arch/x86/kvm/svm/svm.c: ``svm_set_cr0``, ``svm_set_cr4``, ``svm_set_efer``), so a state
+  that has them otherwise is measured otherwise; it is refused.
 """
 
 from __future__ import annotations
@@ -51,6 +53,15 @@ _WITHOUT_CONTENTS = {
     DataType.CPUID: PageType.CPUID,
     DataType.CPUID_EXTENDED: PageType.CPUID,
 }
+
+
+_KVM_BITS = (
+    ("efer", 0x0D0, 0x1000, 0),
+    ("cr4", 0x148, 0x40, 0),
+    ("cr0", 0x158, 0x10, 0x60000000),
+    ("rflags", 0x170, 0x2, 0),
+)
+"""Register, its place in a save area, bits that KVM sets, bits that it clears."""
 
 
 class Loader(StrEnum):
@@ -192,7 +203,7 @@ def _page(file: IgvmFile, header: Header, page: PageData, loader: Loader) -> Reg
             file.name, f"has a {where} with flags {page.flags:#x} that are not known, or out of line"
         )
     if page.flags & PageFlag.LARGE:
-        raise igvm_error(file.name, f"has a {where} of 2 MiB, which no known loader measures")
+        raise igvm_error(file.name, f"has a {where} of 2 MiB, whose measurement is not known")
     try:
         data_type = DataType(page.data_type)
     except ValueError:
@@ -249,11 +260,21 @@ def _states(file: IgvmFile, directives: Sequence[Header], vcpus: int) -> dict[in
                 file.name, f"has the state of {where} for {context.gpa:#x}; QEMU takes {VMSA_GPA:#x}"
             )
         page = _state(file, header, context)
-        features = int.from_bytes(page[SEV_FEATURES_OFFSET : SEV_FEATURES_OFFSET + 8], "little")
+        features = _register(page, SEV_FEATURES_OFFSET)
+        for name, offset, ones, zeros in _KVM_BITS:
+            value = _register(page, offset)
+            if value & ones != ones or value & zeros:
+                raise igvm_error(
+                    file.name, f"has {name} {value:#x} in the state of {where}, which KVM changes"
+                )
         if features != SNP_ONLY:
             raise igvm_error(file.name, f"has features {features:#x} in the state of {where}; QEMU takes 0x1")
         states[context.vp_index] = page
     return states
+
+
+def _register(page: bytes, offset: int) -> int:
+    return int.from_bytes(page[offset : offset + 8], "little")
 
 
 def _reset_state(file: IgvmFile, number: int, cpu_model: CpuModel | None) -> bytes:

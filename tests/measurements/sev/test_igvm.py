@@ -220,6 +220,25 @@ QEMU_REFUSED = {
 }
 
 
+@pytest.mark.parametrize(
+    ("offset", "value", "name"),
+    [
+        (0x0D0, 0, "efer"),
+        (0x148, 0, "cr4"),
+        (0x158, 0, "cr0"),
+        (0x158, 0x60000010, "cr0"),
+        (0x170, 0, "rflags"),
+    ],
+)
+def test_a_state_that_kvm_changes_is_refused_for_qemu_only(offset: int, value: int, name: str) -> None:
+    changed = bytearray(state())
+    struct.pack_into("<Q", changed, offset, value)
+    writer = start().processor(0, bytes(changed))
+    with pytest.raises(IgvmError, match=f"has {name} {value:#x} in the state of processor 0"):
+        predicted(writer, Loader.QEMU)
+    assert predicted(start().processor(0, bytes(changed)))
+
+
 @pytest.mark.parametrize("name", QEMU_REFUSED)
 def test_files_that_qemu_refuses(name: str) -> None:
     writer, why = QEMU_REFUSED[name]
