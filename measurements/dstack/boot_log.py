@@ -72,6 +72,7 @@ class AcpiDigests:
     rsdp: bytes
     tables: bytes
     origin: str
+    provenance: Provenance = Provenance.COMPUTED
 
     def as_tuple(self) -> tuple[bytes, bytes, bytes]:
         """In the order in which firmware measures them."""
@@ -95,7 +96,11 @@ def rtmr0_events(*, td_hob: Measured, variables: Measured, acpi: AcpiDigests) ->
         ),
         (EventType.EV_SEPARATOR, "separator", _fixed(SEPARATOR)),
         *(
-            (EventType.EV_PLATFORM_CONFIG_FLAGS, f"ACPI {name}", Measured(digest=digest, origin=acpi.origin))
+            (
+                EventType.EV_PLATFORM_CONFIG_FLAGS,
+                f"ACPI {name}",
+                Measured(digest=digest, origin=acpi.origin, provenance=acpi.provenance),
+            )
             for name, digest in zip(("loader", "RSDP", "tables"), acpi.as_tuple(), strict=True)
         ),
         (EventType.EV_EFI_VARIABLE_BOOT, "BootOrder", _fixed(bytes(2))),
