@@ -14,15 +14,19 @@ if TYPE_CHECKING:
     from measurements.booted import Booted
     from measurements.near_miss import Change, NearMisses
     from measurements.platforms import PlatformPrediction, RegisterEvent
+    from measurements.sev.kernel_hashes import KernelHashes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchFiles:
-    """What the search may use: an image folder, and OVMF's files."""
+    """What the search may use: an image folder, OVMF's files, and others to try instead."""
 
     image: Path | None = None
     firmware_code: Path | None = None
     firmware_vars: Path | None = None
+    firmware: Path | None = None
+    other_firmware: Sequence[Path] = ()
+    other_vars: Sequence[Path] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +53,7 @@ def search_machine(
     from measurements.near_miss_search import search
 
     image = _image(files.image)
-    platform = _platform_inputs(expected, image, files) if neighbours else _Inputs()
+    platform = _platform_inputs(expected, image, files, neighbours=neighbours)
     problem = Problem(
         expected=expected,
         found=values_to_explain(expected, booted.registers),
@@ -59,6 +63,7 @@ def search_machine(
     changes = [
         *other_predictions(expected, predictions),
         *edits(expected, inner_kernel=_inner_kernel(expected, image)),
+        *_known_firmware(expected),
         *platform.changes,
     ]
     with out.progress() as bars:
@@ -86,6 +91,16 @@ def search_log(booted: Booted) -> NearMisses | None:
     return search(problem, list(edits(recorded))) if problem.wrong else None
 
 
+def _known_firmware(expected: PlatformPrediction) -> Sequence[Change[Any]]:
+    """Values of known firmware files, which need not be at hand."""
+    if "mrtd" not in expected.registers:
+        return ()
+    from measurements.firmware_catalogue import catalogue
+    from measurements.near_miss_firmware import known_mrtd_edits
+
+    return list(known_mrtd_edits(catalogue(), expected))
+
+
 def _image(folder: Path | None) -> ImageEvents | None:
     if folder is None:
         return None
@@ -108,10 +123,17 @@ def _inner_kernel(expected: PlatformPrediction, image: ImageEvents | None) -> Re
     return register_event(image.inner_kernel) if expected.platform is Platform.TPM else None
 
 
-def _platform_inputs(expected: PlatformPrediction, image: ImageEvents | None, files: SearchFiles) -> _Inputs:
+def _platform_inputs(
+    expected: PlatformPrediction, image: ImageEvents | None, files: SearchFiles, *, neighbours: bool
+) -> _Inputs:
+    """The inputs of a platform, where the files for them are given."""
     from measurements.platforms import Platform
 
-    return _tpm_inputs(expected, image, files) if expected.platform is Platform.TPM else _Inputs()
+    if expected.platform is Platform.TPM:
+        return _tpm_inputs(expected, image, files) if neighbours else _Inputs()
+    if expected.platform in (Platform.SNP, Platform.SEV_ES, Platform.SEV) and files.firmware is not None:
+        return _sev_inputs(expected, files.firmware, files)
+    return _Inputs()
 
 
 def _tpm_inputs(expected: PlatformPrediction, image: ImageEvents | None, files: SearchFiles) -> _Inputs:
@@ -126,4 +148,35 @@ def _tpm_inputs(expected: PlatformPrediction, image: ImageEvents | None, files: 
         shape=shape_from_mapping(expected.shape),
         image=image,
     )
-    return _Inputs(inputs=inputs, predict=tpm_predictor(expected), changes=list(tpm_changes(inputs)))
+    stores = [FirmwareInputs.of(inputs.firmware.firmware, variables=path) for path in files.other_vars]
+    others = [FirmwareInputs.read(code=path, variables=found.variables) for path in files.other_firmware]
+    changes = list(tpm_changes(inputs, stores=stores, firmware=others))
+    return _Inputs(inputs=inputs, predict=tpm_predictor(expected), changes=changes)
+
+
+def _sev_inputs(expected: PlatformPrediction, firmware: Path, files: SearchFiles) -> _Inputs:
+    from measurements.near_miss_sev import SevPredictor, sev_changes, sev_inputs
+    from measurements.sev.ovmf_metadata import parse_sev_image
+
+    image, *others = (
+        parse_sev_image(path.read_bytes(), name=str(path)) for path in (firmware, *files.other_firmware)
+    )
+    kernel, predict = _kernel_hashes(files.image), SevPredictor()
+    inputs = sev_inputs(expected, image, kernel, predict)
+    changes = list(sev_changes(inputs, kernel=kernel, firmware=others))
+    return _Inputs(inputs=inputs, predict=predict, changes=changes)
+
+
+def _kernel_hashes(folder: Path | None) -> KernelHashes | None:
+    """The hashes of a direct boot of the image in ``folder``."""
+    if folder is None:
+        return None
+    from image_builder.image import Artefact, load_image
+    from measurements.sev.kernel_hashes import hash_kernel
+
+    image = load_image(folder)
+    return hash_kernel(
+        kernel=image.path(Artefact.KERNEL).read_bytes(),
+        initrd=image.path(Artefact.INITRD).read_bytes(),
+        cmdline=image.path(Artefact.CMDLINE).read_text(encoding="ascii").rstrip("\n"),
+    )

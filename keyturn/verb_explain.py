@@ -49,6 +49,18 @@ _NeighboursOption = Annotated[
 ]
 _CodeOption = Annotated[Path | None, typer.Option("--firmware-code", help="OVMF's code file, to try with.")]
 _VarsOption = Annotated[Path | None, typer.Option("--firmware-vars", help="OVMF's variables, to try with.")]
+_FirmwareOption = Annotated[
+    Path | None,
+    typer.Option("--firmware", help="The whole OVMF image of a TDX or SEV guest, to try near misses with."),
+]
+_OtherFirmwareOption = Annotated[
+    list[Path] | None,
+    typer.Option("--try-firmware", help="Another firmware file that the host may use. May be repeated."),
+]
+_OtherVarsOption = Annotated[
+    list[Path] | None,
+    typer.Option("--try-vars", help="Another variable store that the host may use. May be repeated."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -67,6 +79,9 @@ def explain_command(
     neighbours: _NeighboursOption = False,
     firmware_code: _CodeOption = None,
     firmware_vars: _VarsOption = None,
+    firmware: _FirmwareOption = None,
+    try_firmware: _OtherFirmwareOption = None,
+    try_vars: _OtherVarsOption = None,
     json: JsonOption = False,
 ) -> None:
     """Name the first difference between prediction and boot, its cause and the fix, then every other one.
@@ -89,7 +104,14 @@ def explain_command(
         explanation.prediction,
         predictions,
         machine.booted,
-        files=SearchFiles(image=image, firmware_code=firmware_code, firmware_vars=firmware_vars),
+        files=SearchFiles(
+            image=image,
+            firmware_code=firmware_code,
+            firmware_vars=firmware_vars,
+            firmware=firmware,
+            other_firmware=try_firmware or (),
+            other_vars=try_vars or (),
+        ),
         neighbours=neighbours,
     )
     of_log = search_log(machine.booted)

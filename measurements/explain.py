@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from measurements.alignment import Difference, align
@@ -78,7 +78,7 @@ def explain(expected: PlatformPrediction, booted: Booted, *, initrd_files: Seque
     """
     _check_comparable(expected, booted)
     predicted = logged_events(expected, booted.log)
-    differences = () if booted.log is None else align(predicted, booted.log.events)
+    differences = () if booted.log is None else _differences(expected, predicted, booted.log)
     hint = _memory_hint(expected, booted)
     causes = causes_of(differences, other_memory=hint is not None)
     words = _changed_words(differences, booted.command_line)
@@ -159,6 +159,16 @@ def describe(difference: Difference) -> tuple[str, str]:
     facts = difference.facts
     details = ", ".join(f"{name}: {value}" for name, value in facts.details.items())
     return expected, f"{facts.title} ({details})" if details else facts.title
+
+
+def _differences(
+    expected: PlatformPrediction, predicted: Sequence[RegisterEvent], log: BootedLog
+) -> tuple[Difference, ...]:
+    """Differences in the registers that are predicted; places are those in the whole log."""
+    places = [index for index, event in enumerate(log.events) if event.register in expected.registers]
+    found = align(predicted, [log.events[index] for index in places])
+    places.append(len(log.events))
+    return tuple(replace(each, booted_at=places[each.booted_at]) for each in found)
 
 
 def _check_comparable(expected: PlatformPrediction, booted: Booted) -> None:

@@ -39,10 +39,15 @@ class NearMissKind(StrEnum):
     MEMORY = "memory size"
     CPUS = "number of vCPUs"
     CPU_VENDOR = "vendor of the CPU"
+    CPU_MODEL = "CPU model"
+    GUEST_FEATURES = "guest feature word"
+    VMM = "virtual machine monitor"
+    KERNEL_HASHES = "kernel hashes"
     QEMU_VERSION = "QEMU version"
     TPM_INTERFACE = "interface of the TPM"
     NIC = "network card"
     DISK = "disk"
+    PAGE_ORDER = "page order of MRTD"
     FIRMWARE = "other firmware"
 
 

@@ -130,6 +130,17 @@ def test_another_compose_file_is_named_by_its_runtime_event() -> None:
     assert "compose-hash" in explanation.findings[0].cause.detail
 
 
+def test_registers_that_are_not_predicted_are_not_compared() -> None:
+    expected = recorded(GCP_LOG)
+    kept = tuple(each for each in expected.events if each.register == "rtmr1")
+    registers = {"rtmr1": expected.registers["rtmr1"]}
+    only = replace(expected, registers=registers, events=kept)
+    explanation = explain(only, booted(GCP_LOG, GCP_QUOTE))
+    assert (explanation.equal, explanation.registers) == (True, ("rtmr1",))
+    fewer = replace(only, events=kept[1:])
+    assert explain(fewer, booted(GCP_LOG)).findings[0].difference.booted_at == 14
+
+
 @pytest.mark.parametrize(
     ("event_type", "named"),
     [

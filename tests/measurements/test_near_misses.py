@@ -12,31 +12,23 @@ import pytest
 
 from measurements.efi_variable import GLOBAL_VARIABLE, EfiVariable
 from measurements.events import EventType
+from measurements.firmware_catalogue import catalogue
 from measurements.linux_stub import COMMAND_LINE_DESCRIPTION
-from measurements.near_miss import Change, NearMisses, NearMissKind, Problem, values_to_explain
+from measurements.near_miss import NearMissKind, Problem, values_to_explain
 from measurements.near_miss_edits import edits, other_predictions, with_events
+from measurements.near_miss_firmware import known_mrtd_edits
 from measurements.near_miss_search import search
 from measurements.near_miss_tpm import TpmInputs, tpm_changes
 from measurements.platforms import Platform, PlatformPrediction, RegisterEvent
 from measurements.predict_tpm import FirmwareInputs
 from measurements.reference import register_event, replay_register, tpm_prediction
 from measurements.shape import BootOrder, CpuVendor, Disk, MachineShape, Nic, TpmInterface
+from measurements.tdx.mrtd import PageOrder
+from tests.support import planted_sev
 from tests.support.boot_model import ModelImage, ModelMachine, predict
+from tests.support.planted import Planted, Plantings
 
 BASE = MachineShape(memory_mib=2048, cpus=1, disks=(Disk(), Disk(slot=4)), nics=(Nic(),))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Planted:
-    """A machine that differs in one choice: its registers, and what the search must say."""
-
-    problem: Problem[Any]
-    changes: list[Change[Any]]
-    words: str
-    costly: bool = False
-
-    def search(self) -> NearMisses:
-        return search(self.problem, self.changes, costly=self.costly)
 
 
 def event(register: str, event_type: EventType, data: bytes, description: str) -> RegisterEvent:
@@ -224,7 +216,7 @@ def other_firmware(words: str, other: Any, **given: Any) -> Callable[[], Planted
     return planted
 
 
-PLANTED: dict[NearMissKind, list[Callable[[], Planted]]] = {
+EDITS_AND_TPM: Plantings = {
     NearMissKind.PREDICTION: [other_prediction],
     NearMissKind.SEPARATOR: [separator_place],
     NearMissKind.STUB_RULE: [stub_rule],
@@ -261,6 +253,45 @@ PLANTED: dict[NearMissKind, list[Callable[[], Planted]]] = {
 }
 
 
+def mrtd(value: bytes) -> PlatformPrediction:
+    step = replace(event("mrtd", EventType.EV_ACTION, b"", "volume"), digests={"sha384": value}, running=True)
+    registers = {"mrtd": {"sha384": value}}
+    return PlatformPrediction(platform=Platform.TDX, shape={}, registers=registers, events=(step,))
+
+
+def known_mrtd(found: bytes, words: str) -> Callable[[], Planted]:
+    """The expected firmware is that of Ubuntu's ovmf 2025.02-3ubuntu2, in one pass."""
+
+    def planted() -> Planted:
+        expected = mrtd(UBUNTU.mrtd[PageOrder.SINGLE_PASS])
+        problem: Problem[Any] = Problem(expected=expected, found=mrtd(found).registers)
+        changes = list(known_mrtd_edits(catalogue(), expected))
+        return Planted(problem=problem, changes=changes, words=words)
+
+    return planted
+
+
+UBUNTU = catalogue().files["9e807cb2cd4313406a3aa4becc0836671a5c64ca7bdc08a45e15260184b446bf"]
+DEBIAN = next(each for each in catalogue().files.values() if each.package.startswith("ovmf 2022.11-6+deb12"))
+KNOWN: Plantings = {
+    NearMissKind.PAGE_ORDER: [
+        known_mrtd(UBUNTU.mrtd[PageOrder.TWO_PASS], "the hypervisor adds pages in the order two-pass")
+    ],
+    NearMissKind.FIRMWARE: [
+        known_mrtd(
+            DEBIAN.mrtd[PageOrder.SINGLE_PASS],
+            f"the firmware is OVMF.fd of {DEBIAN.package} (Debian 12), pages in the order single-pass",
+        )
+    ],
+}
+
+PLANTED: Plantings = {
+    kind: [
+        make for plantings in (EDITS_AND_TPM, KNOWN, planted_sev.PLANTED) for make in plantings.get(kind, ())
+    ]
+    for kind in NearMissKind
+}
+
 CASES = [
     pytest.param(kind, make, id=f"{kind.name}-{number}")
     for kind, planted in PLANTED.items()
@@ -269,8 +300,7 @@ CASES = [
 
 
 def test_every_kind_of_near_miss_is_planted() -> None:
-    assert set(PLANTED) == set(NearMissKind)
-    assert all(PLANTED.values())
+    assert [kind for kind in NearMissKind if not PLANTED[kind]] == []
 
 
 @pytest.mark.parametrize(("kind", "make"), CASES)
