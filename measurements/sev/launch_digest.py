@@ -22,6 +22,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 
 from measurements.errors import FormatError
 from measurements.sev.kernel_hashes import KernelHashes
@@ -87,10 +88,25 @@ def extend_without_contents(digest: bytes, *, page_type: PageType, gpa: int, siz
     return digest
 
 
+def extend_save_area(digest: bytes, *, gpa: int, page: bytes) -> bytes:
+    """``digest`` (48 bytes) after a save area (4096 bytes)."""
+    _check_range(gpa, len(page))
+    middle = _save_area_digest(page) + PageType.VMSA.info
+    return hashlib.sha384(digest + middle + gpa.to_bytes(8, "little")).digest()
+
+
+@lru_cache(maxsize=16)
+def _save_area_digest(page: bytes) -> bytes:
+    # All processors but the first start alike, so the same few pages come hundreds of times.
+    return hashlib.sha384(page).digest()
+
+
 def extend_region(digest: bytes, region: Region) -> bytes:
     """``digest`` (48 bytes) after one step of a launch."""
     if region.contents is None:
         return extend_without_contents(digest, page_type=region.page_type, gpa=region.gpa, size=region.size)
+    if region.page_type is PageType.VMSA:
+        return extend_save_area(digest, gpa=region.gpa, page=region.contents)
     return extend_pages(digest, page_type=region.page_type, gpa=region.gpa, contents=region.contents)
 
 
