@@ -29,6 +29,7 @@ VERBS = {
     "chain": Verb("keyturn.verb_chain", "Govern on chain what gets keys."),
     "kms": Verb("keyturn.verb_kms", "Run a KMS for development, ask any KMS."),
     "firmware": Verb("keyturn.verb_firmware", "Look at firmware files."),
+    "acpi": Verb("keyturn.verb_acpi", "Read ACPI tables from QEMU, and what they depend on."),
     "sev": Verb("keyturn.verb_sev", "Read SEV reports and firmware, sign ID blocks."),
     "store": Verb("keyturn.verb_lock", "Keep the inputs of a lock for good."),
     "tpm": Verb("keyturn.verb_tpm", "Make software TPMs."),

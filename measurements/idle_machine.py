@@ -128,7 +128,8 @@ def _refused(program: QemuProgram, words: str) -> IdleMachineError:
 
 def _said(errors: IO[bytes]) -> str:
     errors.seek(0)
-    return errors.read().decode(errors="replace").strip()[-500:]
+    lines = errors.read().decode(errors="replace").splitlines()
+    return "\n".join(line for line in lines if ": warning: " not in line).strip()[-500:]
 
 
 def _start_tpm(stack: contextlib.ExitStack, folder: Path, launcher: tuple[str, ...]) -> Path:

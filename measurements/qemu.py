@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from measurements.errors import KeyturnError
+from measurements.errors import KeyturnError, MissingToolError
 from measurements.qemu_args import (
     Accelerator,
     Backends,
@@ -72,6 +72,15 @@ class QemuProgram:
     def installed(cls) -> QemuProgram:
         """The QEMU on the search path, or an error that names the package to install."""
         return cls(command=(require_program(_QEMU, package="qemu-system-x86"),))
+
+    @classmethod
+    def at(cls, path: Path | None) -> QemuProgram:
+        """The QEMU at ``path``, or the installed one; an error if it is no program."""
+        if path is None:
+            return cls.installed()
+        if not os.access(path, os.X_OK) or not path.is_file():
+            raise MissingToolError("is not a program", subject=str(path), advice="give the path of QEMU")
+        return cls(command=(str(path),))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
