@@ -7,8 +7,8 @@ subtype, u16 length.
 The boot manager (edk2, OvmfPkg/Library/PlatformBootManagerLib and MdeModulePkg/Library/UefiBootManagerLib)
 numbers the entries as it makes them: its own applications, the disks by PCI address, the network cards by
 PCI address (each for PXE and HTTP), the shell. When the host gives a boot order, only the devices in it are
-connected and get entries, and they move to the front. ``BootOrder`` and then every entry in it are
-measured, the data alone.
+connected and get entries, and they move to the front. A kernel that the host gives directly is started before
+devices and shell get theirs. ``BootOrder`` and then every entry in it are measured, the data alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from measurements.efi_variable import GLOBAL_VARIABLE
 from measurements.events import EventType, MeasuredEvent, event_over
 from measurements.firmware_volume import FirmwareError
 from measurements.ovmf import DXE_VOLUME
-from measurements.shape import BootOrder, MachineShape, Nic, NicModel, ShapeError
+from measurements.shape import BootOrder, BootSource, MachineShape, Nic, NicModel, ShapeError
 from measurements.varstore import VariableStore
 
 ACTIVE, HIDDEN, APPLICATION = 0x001, 0x008, 0x100
@@ -106,6 +106,8 @@ def boot_entries(firmware: BootManagerFirmware, shape: MachineShape) -> list[Boo
     menu = MENU_FILE in firmware.dxe_files
     hidden = APPLICATION if menu else 0
     entries = list(_manager_entries(firmware, menu=menu))
+    if shape.boot is BootSource.DIRECT:
+        return entries
     entries += _disk_entries(shape)
     if shape.boot_order is BootOrder.FIRMWARE:
         for nic in sorted(shape.nics, key=lambda card: card.slot):

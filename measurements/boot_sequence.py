@@ -40,7 +40,7 @@ from measurements.secure_boot import (
     policy_events,
     secure_boot_policy,
 )
-from measurements.shape import TpmInterface
+from measurements.shape import ShapeError, TpmInterface
 from measurements.smbios import Structure
 from measurements.stub_run import StubRun, kernel_command_line, prepare_run, stub_events
 from measurements.systemd_stub import Uki, measures_inner_kernel, parse_uki, section_events
@@ -83,13 +83,16 @@ def _unread_smbios() -> Sequence[Structure]:
 class PlatformEvents:
     """What firmware and machine contribute before a boot option is tried.
 
-    ``code`` comes before the Secure Boot policy, ``configuration`` after it; ``variables`` is the store that
+    ``code`` comes before the Secure Boot policy, ``configuration`` after it, ``boot_choice`` (SMBIOS, boot
+    entries) when the boot manager is ready, ``after_separators`` last; ``variables`` is the store that
     the firmware starts with, under the name ``variables_name``. ``oem_strings`` are the machine's SMBIOS
     strings of type 11; ``smbios`` reads its SMBIOS structures, which few images need.
     """
 
     code: Sequence[MeasuredEvent]
     configuration: Sequence[MeasuredEvent]
+    boot_choice: Sequence[MeasuredEvent] = ()
+    after_separators: Sequence[MeasuredEvent] = ()
     variables: VariableStore
     variables_name: str
     secure_boot_supported: bool
@@ -172,7 +175,9 @@ def assemble(image: ImageEvents, platform: PlatformEvents, *, tpm: TpmInterface)
         *platform.code,
         *policy_events(policy, origin=platform.variables_name),
         *platform.configuration,
+        *platform.boot_choice,
         *ready_to_boot_events(),
+        *platform.after_separators,
         *started_events(
             image,
             policy,
@@ -181,16 +186,42 @@ def assemble(image: ImageEvents, platform: PlatformEvents, *, tpm: TpmInterface)
             smbios=platform.smbios,
         ),
     ]
-    events += ima_events(
-        image.inputs.kernel_config,
-        earlier=events,
-        tpm_driver=_TPM_DRIVERS[tpm],
+    events += later_events(
+        events,
+        kernel_config=image.inputs.kernel_config,
+        load_modules=image.inputs.load_modules,
+        dev=image.inputs.dev,
+        tpm=tpm,
         secure_boot=policy.enforced,
         command_line=kernel_command_line(image.run, platform.oem_strings),
-        load_modules=image.inputs.load_modules,
     )
-    events += _runtime_events(image.inputs)
     return Prediction(events=tuple(events), registers=replay(events, pcrs=PREDICTED_PCRS))
+
+
+def later_events(
+    earlier: Sequence[MeasuredEvent],
+    *,
+    kernel_config: Mapping[str, str],
+    load_modules: Callable[[], Sequence[LoadedModule]],
+    dev: bool,
+    tpm: TpmInterface,
+    secure_boot: bool,
+    command_line: str,
+) -> list[MeasuredEvent]:
+    """What kernel and guest measure after boot services have ended: PCR 10 and 14."""
+    if tpm not in _TPM_DRIVERS:
+        raise ShapeError(
+            "the machine has no TPM, so no PCRs", subject="tpm", advice='use a shape with tpm = "crb"'
+        )
+    measured = ima_events(
+        kernel_config,
+        earlier=earlier,
+        tpm_driver=_TPM_DRIVERS[tpm],
+        secure_boot=secure_boot,
+        command_line=command_line,
+        load_modules=load_modules,
+    )
+    return [*measured, *_runtime_events(dev=dev)]
 
 
 def started_events(
@@ -243,8 +274,8 @@ class _Authorities:
         return new
 
 
-def _runtime_events(image: ImageInputs) -> list[MeasuredEvent]:
-    if not image.dev:
+def _runtime_events(*, dev: bool) -> list[MeasuredEvent]:
+    if not dev:
         return []
     return [
         MeasuredEvent(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from measurements.acpi_tables import acpi_events, measures_acpi, read_acpi
+from measurements.acpi_tables import acpi_events, idle_limits, measures_acpi, read_acpi
 from measurements.boot_entries import boot_events
 from measurements.boot_sequence import (
     ImageInputs,
@@ -19,17 +19,25 @@ from measurements.boot_sequence import (
     measure_image,
 )
 from measurements.events import MeasuredEvent
-from measurements.idle_machine import idle_machine
+from measurements.idle_machine import IdleMachine, idle_machine
 from measurements.option_roms import option_rom_events
 from measurements.ovmf import Firmware, read_firmware
 from measurements.pcr0 import Patch, code_events, needs_dry_boot
 from measurements.qemu import QemuProgram
 from measurements.secure_boot import secure_boot_policy
-from measurements.shape import MachineShape, ShapeError, TpmInterface
-from measurements.smbios import TABLES, Structure, measures_smbios, parse_structures, smbios_event
+from measurements.shape import BootSource, MachineShape, ShapeError, TpmInterface
+from measurements.smbios import (
+    TABLES,
+    Structure,
+    measured_after_separators,
+    measures_smbios,
+    parse_structures,
+    smbios_event,
+)
 from measurements.varstore import VariableStore, parse_variable_store
 
 if TYPE_CHECKING:
+    from measurements.direct_boot import DirectInputs
     from measurements.firmware_profile import FirmwareProfile
 
 
@@ -69,19 +77,42 @@ def predict_tpm(image: ImageInputs, firmware: FirmwareInputs, shape: MachineShap
         raise ShapeError(
             "a machine without a TPM has no registers to predict", subject="tpm", advice="use crb or tis"
         )
+    if shape.boot is BootSource.DIRECT:
+        raise ShapeError(
+            "the machine boots a kernel from the host, not the image's disk",
+            subject="boot",
+            advice='use boot = "disk"',
+        )
     return assemble(measure_image(image), platform_events(firmware, shape), tpm=shape.tpm)
 
 
 def platform_events(inputs: FirmwareInputs, shape: MachineShape) -> PlatformEvents:
     """The events before a boot option is tried."""
     _check_roms(inputs, shape)
-    machine = _MachineReader(inputs.firmware, shape)
+    return _platform_events(inputs, shape, _MachineReader(inputs.firmware, shape))
+
+
+def predict_direct_boot(image: DirectInputs, firmware: FirmwareInputs, shape: MachineShape) -> Prediction:
+    """The same for a kernel that the host gives directly: ``shape.boot`` is ``direct``."""
+    from measurements.direct_boot import predict_direct
+
+    if shape.boot is not BootSource.DIRECT:
+        raise ShapeError("the machine boots from its disk", subject="boot", advice='use boot = "direct"')
+    _check_roms(firmware, shape)
+    machine = _MachineReader(firmware.firmware, shape)
+    platform = _platform_events(firmware, shape, machine)
+    return predict_direct(image, platform, firmware.firmware, shape, qemu=machine.qemu_version)
+
+
+def _platform_events(inputs: FirmwareInputs, shape: MachineShape, machine: _MachineReader) -> PlatformEvents:
+    configuration = machine.configuration()
+    tables = machine.smbios_events()
+    late = measured_after_separators(inputs.firmware)
     return PlatformEvents(
         code=code_events(inputs.firmware, shape, recorded=_recorded(inputs, shape)),
-        configuration=[
-            *machine.events(),
-            *boot_events(inputs.firmware, shape, inputs.variables),
-        ],
+        configuration=configuration,
+        boot_choice=[*([] if late else tables), *boot_events(inputs.firmware, shape, inputs.variables)],
+        after_separators=tables if late else (),
         variables=inputs.variables,
         variables_name=inputs.variables_name,
         secure_boot_supported=inputs.firmware.secure_boot_supported,
@@ -117,28 +148,54 @@ class _MachineReader:
         self._firmware = firmware
         self._shape = shape
         self._tables: bytes | None = None
+        self._qemu_version = ""
 
-    def events(self) -> list[MeasuredEvent]:
-        """What firmware reads from the machine and measures: ACPI, then option ROMs, then SMBIOS."""
+    def configuration(self) -> list[MeasuredEvent]:
+        """What firmware reads before it looks for something to boot: ACPI tables and option ROMs."""
         firmware, shape = self._firmware, self._shape
-        if not (measures_acpi(firmware) or measures_smbios(firmware) or any(nic.rom for nic in shape.nics)):
+        if not (measures_acpi(firmware) or any(nic.rom for nic in shape.nics)):
             return []
+        limit = idle_limits(shape, firmware.dxe) if measures_acpi(firmware) else None
+        if limit is not None:
+            raise ShapeError(
+                f"its ACPI tables are not what a machine at rest shows: {limit}",
+                subject="machine shape",
+                advice="use a shape without this, or read the registers of a first boot",
+            )
         events: list[MeasuredEvent] = []
         with idle_machine(shape, QemuProgram.installed()) as machine:
-            self._tables = machine.config.read(TABLES)
+            self._read(machine)
             if measures_acpi(firmware):
                 events += acpi_events(read_acpi(machine, shape), qemu_version=machine.qemu_version)
             events += option_rom_events(machine, shape)
-            if measures_smbios(firmware):
-                events.append(smbios_event(firmware, machine))
         return events
+
+    def smbios_events(self) -> list[MeasuredEvent]:
+        """The SMBIOS tables as firmware measures them, if it does."""
+        if not measures_smbios(self._firmware):
+            return []
+        return [smbios_event(self._firmware, self._offered(), qemu_version=self._qemu_version)]
+
+    @property
+    def qemu_version(self) -> str:
+        """The version of the installed QEMU."""
+        self._offered()
+        return self._qemu_version
 
     def smbios(self) -> list[Structure]:
         """The machine's SMBIOS structures."""
+        return list(parse_structures(self._offered()))
+
+    def _offered(self) -> bytes:
         if self._tables is None:
             with idle_machine(self._shape, QemuProgram.installed()) as machine:
-                self._tables = machine.config.read(TABLES)
-        return list(parse_structures(self._tables))
+                self._read(machine)
+        assert self._tables is not None
+        return self._tables
+
+    def _read(self, machine: IdleMachine) -> None:
+        self._tables = machine.config.read(TABLES)
+        self._qemu_version = machine.qemu_version
 
 
 def _check_roms(inputs: FirmwareInputs, shape: MachineShape) -> None:

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from measurements.errors import FormatError
 from measurements.events import EventType, MeasuredEvent, event_over
 from measurements.firmware_volume import SECTION_PE32, FirmwareError
-from measurements.idle_machine import IdleMachine
 from measurements.ovmf import Firmware, version_text
 
 TABLES = "etc/smbios/smbios-tables"
@@ -25,6 +24,7 @@ _END = 127
 _END_MARKER = bytes((_END, 4, 0xFF, 0xFE, 0, 0))
 _BIOS_TEMPLATE = bytes.fromhex("001a00000102 00e8 0300 0800000000000000 001c 0000 ffff 0000")
 _PLATFORM_MODULE, _MEASURING_MODULE = "SmbiosPlatformDxe", "SmbiosMeasurementDxe"
+_PROTECTED_VARIABLES = "VariableSmmRuntimeDxe"
 _FALLBACKS = frozenset({"unknown", "02/02/2022"})
 _DATE = re.compile(r"[0-9]{2}/[0-9]{2}/[0-9]{4}")
 _WIDE_TEXT = re.compile(rb"(?:[ -~]\0){4,127}\0\0")
@@ -56,14 +56,24 @@ def measures_smbios(firmware: Firmware) -> bool:
     return _MEASURING_MODULE in firmware.dxe_names
 
 
-def smbios_event(firmware: Firmware, machine: IdleMachine) -> MeasuredEvent:
-    """PCR 1: the tables of this firmware on this machine."""
+def measured_after_separators(firmware: Firmware) -> bool:
+    """Whether this build measures SMBIOS only after the separators, and not before the boot entries.
+
+    Both are done when the boot manager is ready, by the driver first that was started last (edk2
+    ``MdeModulePkg/Core/Dxe/Event/Event.c``: a new event goes to the head of the queue). ``Tcg2Dxe`` waits for
+    the variable services, which in builds with SMM are there only after ``SmbiosMeasurementDxe`` was started.
+    """
+    return _PROTECTED_VARIABLES in firmware.dxe_names
+
+
+def smbios_event(firmware: Firmware, offered: bytes, *, qemu_version: str) -> MeasuredEvent:
+    """PCR 1: the tables of this firmware on the machine for which QEMU has ``offered`` its tables."""
     return event_over(
-        measured_tables(machine.config.read(TABLES), bios_structure(firmware)),
+        measured_tables(offered, bios_structure(firmware)),
         pcr=1,
         event_type=EventType.EV_EFI_HANDOFF_TABLES,
         description="SMBIOS tables",
-        origin=f"SMBIOS generator of QEMU {machine.qemu_version} for this shape, and {firmware.name}",
+        origin=f"SMBIOS generator of QEMU {qemu_version} for this shape, and {firmware.name}",
     )
 
 

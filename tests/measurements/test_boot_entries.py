@@ -19,7 +19,7 @@ from measurements.efi_variable import GLOBAL_VARIABLE, EfiVariable
 from measurements.events import Bank
 from measurements.firmware_volume import FirmwareError, FirmwareVolume
 from measurements.ovmf import Firmware
-from measurements.shape import BootOrder, Disk, MachineShape, Nic, NicModel, ShapeError
+from measurements.shape import BootOrder, BootSource, Disk, MachineShape, Nic, NicModel, ShapeError
 from measurements.varstore import VariableStore
 
 NETWORK = {UUID(int=1): "UefiPxeBcDxe", UUID(int=2): "HttpBootDxe", UUID(int=3): "Ip6Dxe"}
@@ -55,6 +55,14 @@ def test_new_boot_manager_has_a_menu_and_hidden_entries() -> None:
         (0x101, "EFI Internal Shell"),
     ]
     assert boot_order(entries, shape) == [2, 0, 1, 3]
+
+
+def test_a_kernel_from_the_host_starts_before_devices_get_entries() -> None:
+    shape = MachineShape(boot=BootSource.DIRECT, nics=(Nic(),), boot_order=BootOrder.FIRMWARE)
+    for files, count in ((OLD, 1), (NEW, 2)):
+        entries = boot_entries(_firmware(files), shape)
+        assert [entry.device for entry in entries] == [False] * count
+        assert boot_order(entries, shape) == list(range(count))
 
 
 def test_firmware_order_shows_every_device() -> None:

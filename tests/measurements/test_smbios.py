@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from uuid import UUID
 
 import pytest
 
 from measurements.errors import FormatError
-from measurements.smbios import Structure, blanked, measured_tables, parse_structures
+from measurements.firmware_volume import FirmwareVolume
+from measurements.ovmf import Firmware
+from measurements.smbios import (
+    Structure,
+    blanked,
+    measured_after_separators,
+    measured_tables,
+    parse_structures,
+)
 
 # QEMU 7.2's table for a q35 machine with 1 GiB and one processor, and the digest that edk2 2026.08 measured.
 OFFERED = (
@@ -80,3 +89,15 @@ def test_the_host_s_own_strings_are_measured_as_zeros_of_their_length() -> None:
 def test_damaged_tables_are_refused(data: bytes) -> None:
     with pytest.raises(FormatError, match="cut short"):
         list(parse_structures(data))
+
+
+@pytest.mark.parametrize(
+    ("modules", "late"), [(("VariableRuntimeDxe",), False), (("VariableSmmRuntimeDxe",), True)]
+)
+def test_builds_with_protected_variables_measure_it_last(modules: tuple[str, ...], late: bool) -> None:
+    volume = FirmwareVolume(data=b"", name=None, files_at=0)
+    files = {UUID(int=number): name for number, name in enumerate((*modules, "SmbiosMeasurementDxe"))}
+    firmware = Firmware(
+        name="test.fd", sha256="0" * 64, pei=volume, dxe=volume, pei_modules=(), dxe_files=files
+    )
+    assert measured_after_separators(firmware) is late
