@@ -86,7 +86,8 @@ class PlatformEvents:
     ``code`` comes before the Secure Boot policy, ``configuration`` after it, ``boot_choice`` (SMBIOS, boot
     entries) when the boot manager is ready, ``after_separators`` last; ``variables`` is the store that
     the firmware starts with, under the name ``variables_name``. ``oem_strings`` are the machine's SMBIOS
-    strings of type 11; ``smbios`` reads its SMBIOS structures, which few images need.
+    strings of type 11; ``smbios`` reads its SMBIOS structures, which few images need. ``direct``
+    says that the machine boots a kernel that the host gives.
     """
 
     code: Sequence[MeasuredEvent]
@@ -98,6 +99,7 @@ class PlatformEvents:
     secure_boot_supported: bool
     oem_strings: Sequence[bytes] = ()
     smbios: Callable[[], Sequence[Structure]] = _unread_smbios
+    direct: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,6 +172,12 @@ def assemble(image: ImageEvents, platform: PlatformEvents, *, tpm: TpmInterface)
 
     Raises ``FormatError`` for an image that the platform would not start.
     """
+    if platform.direct:
+        raise ShapeError(
+            "the machine boots a kernel from the host, not the image's disk",
+            subject="boot",
+            advice='use boot = "disk"',
+        )
     policy = secure_boot_policy(platform.variables, supported=platform.secure_boot_supported)
     events = [
         *platform.code,

@@ -92,9 +92,11 @@ def _with_platform(expected: PlatformPrediction, platform: PlatformEvents) -> Pl
         *platform.code,
         *policy_events(policy, origin=platform.variables_name),
         *platform.configuration,
+        *platform.boot_choice,
     ]
     kept = [event for event in expected.events if not _of_platform(event)]
-    return with_events(expected, [*map(register_event, events), *kept])
+    late = map(register_event, platform.after_separators)
+    return with_events(expected, [*map(register_event, events), *kept, *late])
 
 
 def _of_platform(event: RegisterEvent) -> bool:

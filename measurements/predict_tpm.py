@@ -77,12 +77,6 @@ def predict_tpm(image: ImageInputs, firmware: FirmwareInputs, shape: MachineShap
         raise ShapeError(
             "a machine without a TPM has no registers to predict", subject="tpm", advice="use crb or tis"
         )
-    if shape.boot is BootSource.DIRECT:
-        raise ShapeError(
-            "the machine boots a kernel from the host, not the image's disk",
-            subject="boot",
-            advice='use boot = "disk"',
-        )
     return assemble(measure_image(image), platform_events(firmware, shape), tpm=shape.tpm)
 
 
@@ -118,6 +112,7 @@ def _platform_events(inputs: FirmwareInputs, shape: MachineShape, machine: _Mach
         secure_boot_supported=inputs.firmware.secure_boot_supported,
         oem_strings=oem_strings(shape),
         smbios=machine.smbios,
+        direct=shape.boot is BootSource.DIRECT,
     )
 
 

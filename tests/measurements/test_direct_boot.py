@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from dataclasses import replace
 
 import pytest
 
-from measurements.boot_sequence import PlatformEvents
+from measurements.boot_sequence import PlatformEvents, assemble, measure_image
 from measurements.direct_boot import (
     DirectInputs,
     final_command_line,
@@ -23,6 +24,7 @@ from measurements.pe import authenticode_digest
 from measurements.shape import MachineShape, ShapeError, TpmInterface
 from measurements.varstore import VariableStore
 from tests.measurements.test_stub_run import pe
+from tests.support.boot_model import ModelImage
 
 SHAPE = MachineShape()
 OLD = b"\0 initrd=initrd\0etc/tpm"
@@ -132,3 +134,10 @@ def test_no_version_and_no_tpm_are_refused() -> None:
         offered_kernel(inputs(), firmware(NEW), SHAPE, qemu="unknown")
     with pytest.raises(ShapeError, match="no TPM"):
         predict_direct(inputs(), platform(), firmware(NEW), MachineShape(tpm=TpmInterface.NONE), qemu="7.2")
+
+
+def test_a_direct_boot_is_not_predicted_from_a_disk() -> None:
+    image = measure_image(ModelImage().inputs())
+    with pytest.raises(ShapeError, match="from the host"):
+        assemble(image, replace(platform(), direct=True), tpm=TpmInterface.CRB)
+    assert assemble(image, platform(), tpm=TpmInterface.CRB).events
