@@ -128,9 +128,10 @@ def _digest(measurement: str | None, reference: Path | None, labels: list[str]) 
     predictions = parse_predictions(_read(reference, MAX_FILE), subject=str(reference))
     snp = [prediction for prediction in predictions if prediction.platform is Platform.SNP]
     found = [prediction for prediction in snp if wanted.items() <= prediction.label.items()]
-    if len(found) != 1:
+    digests = {prediction.registers["measurement"]["sha384"] for prediction in found}
+    if len(digests) != 1:
         raise _ambiguous(reference, found or snp, wanted)
-    return found[0].registers["measurement"]["sha384"]
+    return digests.pop()
 
 
 def _ambiguous(reference: Path, near: list[PlatformPrediction], wanted: Mapping[str, str]) -> SevInputError:

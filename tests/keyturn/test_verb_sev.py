@@ -204,6 +204,28 @@ def test_an_id_block_of_one_of_the_reference_values(
     assert shown["author_key_digest"] == "00" * 48
 
 
+def test_reference_values_that_are_equal_leave_no_choice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    firmware = parse_sev_image(sev_image(b"code"), name="ovmf.fd")
+    models = [CPU_MODELS["EPYC-Milan"], CPU_MODELS["EPYC-Milan-v2"]]
+    predictions = predict_sev(
+        Platform.SNP, firmware, choices=SevChoices(cpu_models=models, guest_features=[1])
+    )
+    path = tmp_path / "snp.json"
+    path.write_text(json.dumps(predictions_document(predictions)))
+    options = (
+        "--id-key",
+        str(key_file(tmp_path, "id.pem")),
+        "--policy",
+        "0x30000",
+        "--output",
+        str(tmp_path),
+    )
+    shown = run(capsys, "id-block", *options, "--reference", str(path))
+    assert shown["measurement"] == predictions[0].registers["measurement"]["sha384"].hex()
+
+
 @pytest.mark.parametrize(
     ("labels", "count", "advice"),
     [((), 8, "cpu-model=EPYC-Milan"), (("vcpus=2",), 4, "guest-features=0x21"), (("vcpus=9",), 8, "vcpus=2")],
