@@ -9,7 +9,7 @@ registers are known, ``measurements.near_miss_search`` looks for a machine that 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -165,10 +165,27 @@ def _differences(
     expected: PlatformPrediction, predicted: Sequence[RegisterEvent], log: BootedLog
 ) -> tuple[Difference, ...]:
     """Differences in the registers that are predicted; places are those in the whole log."""
-    places = [index for index, event in enumerate(log.events) if event.register in expected.registers]
-    found = align(predicted, [log.events[index] for index in places])
-    places.append(len(log.events))
-    return tuple(replace(each, booted_at=places[each.booted_at]) for each in found)
+    if expected.platform is Platform.TPM:
+        return tuple(_aligned(predicted, log, set(expected.registers)))
+    # Predictions of trust domains list one register after the other, and logs mix them.
+    found = [
+        difference
+        for register in expected.registers
+        for difference in _aligned(
+            [event for event in predicted if event.register == register], log, {register}
+        )
+    ]
+    return tuple(sorted(found, key=lambda difference: difference.booted_at))
+
+
+def _aligned(
+    predicted: Sequence[RegisterEvent], log: BootedLog, registers: Collection[str]
+) -> Iterator[Difference]:
+    """Differences in ``registers``; a place behind their last event in the log is the one after it."""
+    places = [index for index, event in enumerate(log.events) if event.register in registers]
+    end = places[-1] + 1 if places else len(log.events)
+    for difference in align(predicted, [log.events[index] for index in places]):
+        yield replace(difference, booted_at=[*places, end][difference.booted_at])
 
 
 def _check_comparable(expected: PlatformPrediction, booted: Booted) -> None:

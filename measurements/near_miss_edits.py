@@ -196,7 +196,9 @@ def _in_debug_mode(prediction: PlatformPrediction) -> PlatformPrediction | None:
 def _moved_separator(
     prediction: PlatformPrediction, *, source: str, number: int, target: str
 ) -> PlatformPrediction | None:
-    """The prediction with separator ``number`` (from 0) of ``source`` in ``target`` instead."""
+    """The prediction with separator ``number`` (from 0) of ``source`` in ``target`` instead: in RTMR0 after
+    the boot variables, in RTMR1 after the action that starts a boot option.
+    """
     places = [
         index
         for index, event in enumerate(prediction.events)
@@ -204,8 +206,15 @@ def _moved_separator(
     ]
     if len(places) <= number or target not in prediction.registers:
         return None
-    events = list(prediction.events)
-    events[places[number]] = replace(events[places[number]], register=target)
+    moved = replace(prediction.events[places[number]], register=target)
+    events = [event for index, event in enumerate(prediction.events) if index != places[number]]
+    last = EventType.EV_EFI_VARIABLE_BOOT if target == "rtmr0" else EventType.EV_EFI_ACTION
+    before = [
+        index
+        for index, event in enumerate(events)
+        if event.register == target and event.event_type == last.name and "Exit Boot" not in event.description
+    ]
+    events.insert(before[-1] + 1 if before else places[number], moved)
     return with_events(prediction, events)
 
 

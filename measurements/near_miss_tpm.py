@@ -24,6 +24,7 @@ from measurements.shape import MachineShape
 
 _PLATFORM_REGISTERS = ("0", "1", "2")
 _POLICY_REGISTER = "7"
+_SEPARATOR = EventType.EV_SEPARATOR.name
 _REGISTERS: Mapping[NearMissKind, frozenset[str]] = {
     NearMissKind.MEMORY: frozenset(("0", "1")),
     NearMissKind.CPUS: frozenset(("0", "1")),
@@ -88,21 +89,28 @@ def _with_platform(expected: PlatformPrediction, platform: PlatformEvents) -> Pl
             subject="image",
             advice="give the image (--image)",
         )
-    events = [
+    before = [
         *platform.code,
         *policy_events(policy, origin=platform.variables_name),
         *platform.configuration,
         *platform.boot_choice,
     ]
     kept = [event for event in expected.events if not _of_platform(event)]
-    late = map(register_event, platform.after_separators)
-    return with_events(expected, [*map(register_event, events), *kept, *late])
+    separators = [index for index, event in enumerate(kept) if event.event_type == _SEPARATOR]
+    place = separators[-1] + 1 if separators else 0
+    events = [
+        *map(register_event, before),
+        *kept[:place],
+        *map(register_event, platform.after_separators),
+        *kept[place:],
+    ]
+    return with_events(expected, events)
 
 
 def _of_platform(event: RegisterEvent) -> bool:
     if event.register == _POLICY_REGISTER:
         return True
-    return event.register in _PLATFORM_REGISTERS and event.event_type != EventType.EV_SEPARATOR.name
+    return event.register in _PLATFORM_REGISTERS and event.event_type != _SEPARATOR
 
 
 def _change(kind: NearMissKind, words: str, inputs: Callable[[TpmInputs], TpmInputs]) -> Change[Any]:

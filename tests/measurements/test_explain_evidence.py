@@ -55,8 +55,8 @@ def test_the_duplicate_separator_is_explained_as_its_place_before_edk2_2024_11()
     explanation = explain(recorded(GCP_LOG), booted(DUPE))
     assert inputs_of(explanation) == [
         ("rtmr0", "changed", Input.FIRMWARE_VARIABLES),
-        ("rtmr1", "missing", Input.SEPARATOR_PLACE),
         ("rtmr0", "extra", Input.SEPARATOR_PLACE),
+        ("rtmr1", "missing", Input.SEPARATOR_PLACE),
     ]
     assert "2024.11" in explanation.findings[1].cause.fix
 
@@ -93,6 +93,13 @@ def test_a_log_that_does_not_yield_the_quote_is_explained_by_the_separators_plac
     problem: Problem[Any] = Problem(expected=log, found=found.reported)
     (miss,) = search(problem, list(edits(log))).found
     assert (miss.words, miss.explains) == ((SINCE,), ("rtmr1",))
+
+
+def test_a_prediction_in_the_order_of_registers_is_equal_to_a_log_in_the_order_of_the_boot() -> None:
+    expected = recorded(GCP_LOG)
+    ordered = tuple(sorted(expected.events, key=lambda each: each.register))
+    assert ordered != expected.events
+    assert explain(replace(expected, events=ordered), booted(GCP_LOG)).equal
 
 
 @pytest.mark.parametrize("register", ["rtmr0", "rtmr1", "rtmr2"])
