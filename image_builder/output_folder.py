@@ -1,7 +1,7 @@
-"""Writes an output folder so that it is either complete or not there.
+"""Writes an output folder or file so that it is either complete or not there.
 
-Work happens in ``.NAME.partial-PID`` next to the folder, which takes the folder's place by a rename. What a
-killed process left behind is removed by the next run.
+Work happens in ``.NAME.partial-PID`` next to it, which takes its place by a rename. What a killed process
+left behind is removed by the next run that writes a folder there.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from image_builder.manifest import MANIFEST_NAME
 from measurements.errors import KeyturnError
@@ -47,6 +48,21 @@ def new_folder(output: Path, *, marker: str = MANIFEST_NAME) -> Iterator[Path]:
         _replace(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def new_file(output: Path) -> Iterator[BinaryIO]:
+    """A seekable file to write to, which becomes ``output`` if the block ends well and vanishes otherwise."""
+    if output.is_dir():
+        raise OutputError("is a folder", subject=str(output), advice="name a file with --output")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.absolute().with_name(f".{output.name}.partial-{os.getpid()}")
+    try:
+        with partial.open("w+b") as stream:
+            yield stream
+        partial.replace(output)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _replaceable(output: Path, marker: str) -> bool:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from measurements.runtime_prediction import RuntimePrediction
 
 
-def predict_app(out: Output, app: Path, config: Path, *, image: Path | None) -> dict[str, Any]:
-    """Show and return what a guest will extend for ``app`` with the config disk ``config``.
+def runtime_of(app: Path, config: Path, *, image: Path | None) -> RuntimePrediction:
+    """What a guest will extend for ``app`` with the config disk ``config``.
 
     ``image`` says whether this is a development image; without it, it is none.
     """
@@ -25,11 +25,17 @@ def predict_app(out: Output, app: Path, config: Path, *, image: Path | None) -> 
     dev = image is not None and load_image(image, verify=False).manifest["dev"] is True
     with config.open("rb") as disk:
         document = read_frame(disk)
-    prediction = predict_runtime((app / MANIFEST_NAME).read_bytes(), document, dev=dev)
+    return predict_runtime((app / MANIFEST_NAME).read_bytes(), document, dev=dev)
+
+
+def show_runtime(out: Output, prediction: RuntimePrediction) -> dict[str, Any]:
+    """Show the events and the registers that they give; the document of both."""
+    from measurements.runtime_events import DEV_IMAGE
+
     _show(out, prediction)
     return {
         "app_hash": prediction.app_hash.hex(),
-        "dev": dev,
+        "dev": DEV_IMAGE in prediction.events,
         "events": [{"name": event.name, "payload": event.payload.hex()} for event in prediction.events],
         "release": _hex(prediction.release),
         "booted": {storage.value: _hex(registers) for storage, registers in prediction.booted.items()},

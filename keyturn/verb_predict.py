@@ -2,41 +2,87 @@
 
 from __future__ import annotations
 
-import json as json_module
-from concurrent.futures import ThreadPoolExecutor
-from enum import StrEnum
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keyturn.output import JsonOption, Output, escape
-from keyturn.register_names import COVERS
-from keyturn.run_inputs import find_firmware
+from keyturn.output import JsonOption, Output
+from keyturn.predict_inputs import PlatformChoice
+from keyturn.predict_output import REFERENCE_FOLDER, Format
 from keyturn.shape_options import (
+    BootOption,
     CpusOption,
+    DeviceOption,
     DiskOption,
+    HpetOption,
     MachineOption,
     MemoryOption,
     NicOption,
-    ShapeOption,
+    OptionError,
+    PicOption,
+    SmbiosOption,
     TpmOption,
     make_shape,
 )
 
 if TYPE_CHECKING:
-    from measurements.boot_sequence import PlatformEvents, Prediction
-    from measurements.events import Bank, MeasuredEvent
-    from measurements.qemu_args import FirmwareFiles
+    from collections.abc import Sequence
+
+    from measurements.api import Host
+    from measurements.platforms import Platform, PlatformPrediction
     from measurements.shape import MachineShape
 
-REFERENCE_FOLDER = "reference"
-
-
-class Platform(StrEnum):
-    """Platforms that are predicted."""
-
-    TPM = "tpm"
+_ImageArgument = Annotated[
+    Path | None, typer.Argument(help="An image folder; may be left out with --app or --dstack.")
+]
+_PlatformOption = Annotated[
+    list[PlatformChoice] | None,
+    typer.Option("--platform", help="Whose registers; may be repeated. By default tpm."),
+]
+_ShapesOption = Annotated[
+    list[Path] | None,
+    typer.Option("--shape", help="A shape.toml, instead of the options for each part. May be repeated."),
+]
+_CodeOption = Annotated[Path | None, typer.Option("--firmware-code", help="OVMF's code file.")]
+_VarsOption = Annotated[
+    Path | None, typer.Option("--firmware-vars", help="OVMF's variables, as the machine starts with them.")
+]
+_FirmwareOption = Annotated[
+    Path | None,
+    typer.Option("--firmware", help="The firmware in one file, for TDX and SEV. By default vars and code."),
+]
+_ReleaseOption = Annotated[
+    str | None, typer.Option("--firmware-release", help="The edk2 release of a firmware not recognised.")
+]
+_ProfileOption = Annotated[
+    Path | None,
+    typer.Option("--firmware-profile", help="A dry boot's profile, where PCR 0 cannot be computed."),
+]
+_QemuOption = Annotated[Path | None, typer.Option("--qemu", help="The QEMU that ACPI tables are read from.")]
+_HypervisorOption = Annotated[
+    list[str] | None,
+    typer.Option("--hypervisor", help="Who starts the trust domain (TDX). May be repeated. By default qemu."),
+]
+_ModelOption = Annotated[
+    list[str] | None, typer.Option("--cpu-model", help="CPU model of a SEV guest. May be repeated.")
+]
+_FeaturesOption = Annotated[
+    list[str] | None,
+    typer.Option("--guest-features", help="SEV_FEATURES of an SNP guest, 0x1 or 0x21. May be repeated."),
+]
+_VmmOption = Annotated[str | None, typer.Option("--vmm", help="Who starts the SEV guest: qemu, ec2 or gce.")]
+_EifOption = Annotated[
+    Path | None, typer.Option("--eif", help="The enclave image file (Nitro). By default made of the image.")
+]
+_OutputOption = Annotated[
+    Path | None, typer.Option("--output", help="Where the values go; by default into the image folder.")
+]
+_FormatOption = Annotated[Format, typer.Option("--format", help="The form of the values.")]
+_AppOption = Annotated[
+    Path | None, typer.Option("--app", help="An app folder, whose runtime events are predicted, too.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -45,135 +91,111 @@ def register(app: typer.Typer) -> None:
 
 
 def predict(
-    image: Annotated[Path | None, typer.Argument(help="An image folder; may be left out with --app.")] = None,
-    platform: Annotated[Platform, typer.Option("--platform", help="Whose registers.")] = Platform.TPM,
-    shape: ShapeOption = None,
+    image: _ImageArgument = None,
+    platform: _PlatformOption = None,
+    shape: _ShapesOption = None,
     memory: MemoryOption = None,
     cpus: CpusOption = None,
     machine: MachineOption = None,
     disk: DiskOption = None,
     nic: NicOption = None,
     tpm: TpmOption = None,
-    firmware_code: Annotated[Path | None, typer.Option("--firmware-code", help="OVMF's code file.")] = None,
-    firmware_vars: Annotated[
-        Path | None,
-        typer.Option("--firmware-vars", help="OVMF's variables, as the machine starts with them."),
-    ] = None,
-    firmware_profile: Annotated[
-        Path | None,
-        typer.Option("--firmware-profile", help="A dry boot's profile, where PCR 0 cannot be computed."),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", help="Where the reference values go; by default into the image folder."),
-    ] = None,
+    boot: BootOption = None,
+    device: DeviceOption = None,
+    smbios: SmbiosOption = None,
+    hpet: HpetOption = None,
+    pic: PicOption = None,
+    firmware_code: _CodeOption = None,
+    firmware_vars: _VarsOption = None,
+    firmware: _FirmwareOption = None,
+    firmware_release: _ReleaseOption = None,
+    firmware_profile: _ProfileOption = None,
+    qemu: _QemuOption = None,
+    hypervisor: _HypervisorOption = None,
+    cpu_model: _ModelOption = None,
+    guest_features: _FeaturesOption = None,
+    vmm: _VmmOption = None,
+    eif: _EifOption = None,
+    output: _OutputOption = None,
+    form: _FormatOption = Format.KEYTURN,
     events: Annotated[bool, typer.Option("--events", help="Also show every event.")] = False,
-    app: Annotated[
-        Path | None, typer.Option("--app", help="An app folder, whose runtime events are predicted, too.")
-    ] = None,
+    app: _AppOption = None,
     config: Annotated[Path | None, typer.Option("--config", help="The config disk of that app.")] = None,
     json: JsonOption = False,
 ) -> None:
     """Compute every register and event of a boot, each with the input it comes from."""
+    from keyturn.app_prediction import runtime_of, show_runtime
+    from keyturn.predict_inputs import chosen_platforms, enclave_of, make_host, sev_choices, usual_shape
+    from keyturn.predict_output import export, publish
+
     out = Output(json=json)
     if (app is None) != (config is None) or (image is None and app is None):
         raise typer.BadParameter("give an image folder, or --app with --config, or all of them")
-    if image is None:
-        document: dict[str, Any] = {}
-    else:
-        wanted = make_shape(
-            shape=shape, memory=memory, cpus=cpus, machine=machine, disks=disk, nics=nic, tpm=tpm
+    if json and form is not Format.KEYTURN:
+        raise OptionError("goes with --format keyturn only", subject="--json", advice="leave one of them out")
+    document: dict[str, Any] = {}
+    runtime = None if app is None or config is None else runtime_of(app, config, image=image)
+    if image is not None:
+        described = functools.partial(
+            make_shape,
+            memory=memory,
+            cpus=cpus,
+            machine=machine,
+            disks=disk,
+            nics=nic,
+            tpm=tpm,
+            boot=boot,
+            devices=device,
+            smbios=smbios,
+            hpet=hpet,
+            pic=pic,
         )
-        files = find_firmware(firmware_code, firmware_vars)
-        prediction = _predict(image, files, wanted, firmware_profile)
-        document = _publish(
-            out,
-            prediction,
-            shape=wanted,
-            target=output or image / REFERENCE_FOLDER / f"{platform.value}.json",
-            events=events,
+        shapes = [described(shape=path) for path in shape or (None,)]
+        platforms = chosen_platforms(platform)
+        plan = [
+            (each, one if shape else usual_shape(one, each, tpm_given=tpm is not None))
+            for one in shapes
+            for each in platforms
+        ]
+        host = make_host(
+            platforms=platforms,
+            code=firmware_code,
+            variables=firmware_vars,
+            whole=firmware,
+            release=firmware_release,
+            profile=firmware_profile,
+            qemu=qemu,
+            hypervisors=hypervisor,
+            sev=sev_choices(cpu_model, guest_features, vmm),
+            enclave=enclave_of(image, eif),
+            runtime_events=() if runtime is None else runtime.events,
         )
-    if app is not None and config is not None:
-        from keyturn.app_prediction import predict_app
-
-        document["runtime"] = predict_app(out, app, config, image=image)
+        predictions = _predictions(out, image, plan, host)
+        if form is Format.KEYTURN:
+            folder = image / REFERENCE_FOLDER
+            document = publish(out, predictions, folder=folder, output=output, events=events)
+        else:
+            export(predictions, form, output=output, identifier=_image_id(image))
+    if runtime is not None:
+        document["runtime"] = show_runtime(out, runtime)
     out.result(document)
 
 
-def _predict(image: Path, files: FirmwareFiles, wanted: MachineShape, profile: Path | None) -> Prediction:
-    from measurements.ovmf import read_firmware
+def _predictions(
+    out: Output, image: Path, plan: Sequence[tuple[Platform, MachineShape]], host: Host
+) -> list[PlatformPrediction]:
+    from image_builder.measured_image import read_measured_image
+    from measurements.api import Predictor
 
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        # Unpacking leaves the interpreter's lock alone, so the other modules are loaded meanwhile.
-        firmware = pool.submit(read_firmware, files.code)
-        from image_builder.measured_image import read_measured_image
-        from measurements.boot_sequence import assemble, measure_image
-        from measurements.predict_tpm import FirmwareInputs, platform_events
-
-        def platform() -> PlatformEvents:
-            inputs = FirmwareInputs.of(firmware.result(), variables=files.variables, profile=profile)
-            return platform_events(inputs, wanted)
-
-        before = pool.submit(platform)
-        measured = measure_image(read_measured_image(image))
-    return assemble(measured, before.result(), tpm=wanted.tpm)
+    found: list[PlatformPrediction] = []
+    with out.progress() as bars, Predictor(image=read_measured_image(image), host=host) as predictor:
+        for index, (platform, shape) in enumerate(plan):
+            bars.update("predictions", done=index, total=len(plan))
+            found += predictor.predict(platform, shape)
+    return found
 
 
-def _publish(
-    out: Output, prediction: Prediction, *, shape: MachineShape, target: Path, events: bool
-) -> dict[str, Any]:
-    """Write and show the reference values; the document with their digest."""
-    from measurements.reference import reference_document
-    from measurements.reference_digest import KEYS, parse_reference_values, reference_digest
+def _image_id(image: Path) -> str:
+    from image_builder.image import load_image
 
-    document = reference_document(prediction, shape=shape.as_json())
-    digest = reference_digest(parse_reference_values({key: document[key] for key in KEYS})).hex()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json_module.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    if not out.json:
-        if events:
-            _show_events(out, prediction)
-        _show_registers(out, prediction)
-        out.line(f"{len(prediction.events)} events; reference values in {escape(str(target))}")
-        out.line(f"reference digest {digest}")
-    return {**document, "reference_digest": digest}
-
-
-def _show_registers(out: Output, prediction: Prediction) -> None:
-    from measurements.events import Bank
-
-    rows = [
-        (
-            str(pcr),
-            *(_shown(prediction, bank, pcr) for bank in Bank),
-            _sources([event for event in prediction.events if event.pcr == pcr]),
-            COVERS[pcr],
-        )
-        for pcr in sorted(prediction.registers[Bank.SHA256])
-    ]
-    out.table("predicted registers", ("PCR", "sha256", "sha384", "source", "covers"), rows)
-
-
-def _shown(prediction: Prediction, bank: Bank, pcr: int) -> str:
-    value = prediction.registers[bank][pcr]
-    return value.hex() if any(value) else "[dim]zero[/dim]"
-
-
-def _sources(events: list[MeasuredEvent]) -> str:
-    return ", ".join(sorted({event.provenance.value for event in events})) or "-"
-
-
-def _show_events(out: Output, prediction: Prediction) -> None:
-    from measurements.events import Bank
-
-    rows = [
-        (
-            str(event.pcr),
-            event.event_type.name,
-            event.digests[Bank.SHA256].hex(),
-            escape(event.description),
-            escape(event.origin),
-        )
-        for event in prediction.events
-    ]
-    out.table("predicted events", ("PCR", "type", "sha256", "description", "comes from"), rows)
+    return load_image(image, verify=False).id

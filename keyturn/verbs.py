@@ -30,6 +30,7 @@ VERBS = {
     "kms": Verb("keyturn.verb_kms", "Run a KMS for development, ask any KMS."),
     "firmware": Verb("keyturn.verb_firmware", "Look at firmware files."),
     "acpi": Verb("keyturn.verb_acpi", "Read ACPI tables from QEMU, and what they depend on."),
+    "eif": Verb("keyturn.verb_eif", "Write and read enclave image files."),
     "sev": Verb("keyturn.verb_sev", "Read SEV reports and firmware, sign ID blocks."),
     "store": Verb("keyturn.verb_lock", "Keep the inputs of a lock for good."),
     "tpm": Verb("keyturn.verb_tpm", "Make software TPMs."),

@@ -22,6 +22,7 @@ from measurements.platforms import Platform, PlatformPrediction, RegisterEvent
 
 BANK = "sha384"
 IMAGE_REGISTERS = (0, 1, 2)
+_ABSENT = "image without further RAM disks"
 
 
 def predict_nitro(
@@ -71,6 +72,9 @@ def read_signature(image: bytes | memoryview, eif: Eif) -> EifSignature | None:
 
 def _image_events(image: bytes | memoryview, eif: Eif, register: int) -> Sequence[RegisterEvent]:
     sections = measured_sections(eif, register)
+    if not sections:
+        value = image_register(image, eif, register)
+        return [_event(str(register), "hash of nothing: there is no such section", value, origin=_ABSENT)]
     return [
         _event(str(register), _name(eif, section), value, origin=_name(eif, section))
         for section, value in zip(sections, running_values(image, sections), strict=True)

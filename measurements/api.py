@@ -1,0 +1,273 @@
+"""``measurements.predict``: every register of an image on a machine, for every platform, as typed values.
+
+This is where files are read and QEMU is asked; the values come from the modules of the platforms. A
+``Predictor`` reads each file and measures the image once, whatever number of shapes and platforms follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from measurements.errors import KeyturnError
+from measurements.platforms import Platform, PlatformPrediction
+from measurements.shape import BootSource, MachineShape, TpmInterface
+
+if TYPE_CHECKING:
+    from measurements.acpi_dump import AcpiDump
+    from measurements.boot_sequence import ImageEvents, ImageInputs
+    from measurements.ovmf import Firmware
+    from measurements.qemu import QemuProgram
+    from measurements.qemu_args import DryBootFirmware, FirmwareFiles
+    from measurements.runtime_events import RuntimeEvent
+    from measurements.sev.predict import SevChoices
+    from measurements.tdx.predict import DirectBoot, TdxFirmware, TdxMachine
+
+DEFAULT_HYPERVISOR = "qemu"
+TABLES = "etc/smbios/smbios-tables"
+
+
+class PredictionInputError(KeyturnError):
+    """An input that a platform's prediction needs and that was not given."""
+
+    code = "prediction-input"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Host:
+    """What a host puts below an image, besides the machine's shape.
+
+    ``firmware`` are OVMF's code and variables; ``whole`` is the firmware in one file, as TDX and SEV load
+    it, by default the variables followed by the code. ``release`` names the edk2 release of a firmware that
+    is not recognised, ``profile`` is a dry boot's record where PCR 0 cannot be computed. ``hypervisors`` are
+    names of ``measurements/profiles/hypervisors.toml``, each with its own predictions. ``sev`` are choices of
+    SEV hosts besides the vCPU count, which is the shape's. ``enclave`` reads the enclave image file (EIF) for
+    Nitro. ``launch`` are values that the host gives a trust domain; ``runtime_events`` are what the guest
+    extends for an app, which RTMR3 then shows (PCR 14 is predicted without an app).
+    """
+
+    firmware: FirmwareFiles | None = None
+    whole: Path | None = None
+    release: str | None = None
+    profile: Path | None = None
+    qemu: QemuProgram | None = None
+    hypervisors: Sequence[str] = (DEFAULT_HYPERVISOR,)
+    sev: SevChoices | None = None
+    enclave: Callable[[], bytes] | None = None
+    launch: Mapping[str, bytes] = field(default_factory=dict)
+    runtime_events: Sequence[RuntimeEvent] = ()
+
+
+def predict(
+    *, image: ImageInputs, shape: MachineShape, platform: Platform, host: Host
+) -> tuple[PlatformPrediction, ...]:
+    """The predictions of ``image`` on a machine of ``shape``: one, or one per choice of the host that is not
+    known (``label`` tells them apart).
+
+    Raises ``KeyturnError`` for anything whose measurements are not known, and for inputs that are missing.
+    """
+    with Predictor(image=image, host=host) as predictor:
+        return predictor.predict(platform, shape)
+
+
+class Predictor:
+    """Predictions of one image below one host; a context manager: it works in the background."""
+
+    def __init__(self, *, image: ImageInputs, host: Host) -> None:
+        self._image = image
+        self._host = host
+        self._pool = ThreadPoolExecutor(max_workers=2)
+        self._measured: Future[ImageEvents] | None = None
+        self._unpacked: Future[Firmware] | None = None
+        self._trust_domain: TdxFirmware | None = None
+        self._machines: dict[MachineShape, tuple[AcpiDump, Mapping[str, bytes]]] = {}
+
+    def __enter__(self) -> Predictor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def predict(self, platform: Platform, shape: MachineShape) -> tuple[PlatformPrediction, ...]:
+        """As the function ``predict``."""
+        works: dict[Platform, Callable[[MachineShape], tuple[PlatformPrediction, ...]]] = {
+            Platform.TPM: self._tpm,
+            Platform.TDX: self._tdx,
+            Platform.NITRO: self._nitro,
+        }
+        work = works.get(platform)
+        return self._sev(platform, shape) if work is None else work(shape)
+
+    def _tpm(self, shape: MachineShape) -> tuple[PlatformPrediction, ...]:
+        if self._unpacked is None:
+            # Unpacking leaves the interpreter's lock alone, so the other modules are loaded meanwhile.
+            self._unpacked = self._pool.submit(_read_firmware, self._firmware_files().code)
+        from measurements.boot_sequence import assemble
+        from measurements.predict_tpm import FirmwareInputs, platform_events
+        from measurements.reference import tpm_prediction
+
+        if shape.tpm is TpmInterface.NONE:
+            raise _missing("tpm", "the shape is that of a machine without a TPM", "use crb or tis")
+        image = self._image_events()
+        inputs = FirmwareInputs.of(
+            self._unpacked.result(),
+            variables=self._firmware_files().variables,
+            profile=self._host.profile,
+        )
+        prediction = assemble(image.result(), platform_events(inputs, shape), tpm=shape.tpm)
+        return (tpm_prediction(prediction, shape=shape.as_json()),)
+
+    def _tdx(self, shape: MachineShape) -> tuple[PlatformPrediction, ...]:
+        image = None if shape.boot is BootSource.DIRECT else self._image_events()
+        from measurements.tdx.predict import TdxFirmware, predict_tdx
+
+        if self._trust_domain is None:
+            name, data = self._whole()
+            self._trust_domain = TdxFirmware.parse(data, name=name, release=self._host.release)
+        machines = [self._tdx_machine(shape, name) for name in self._host.hypervisors]
+        boot = self._direct_boot() if image is None else image.result()
+        return tuple(
+            prediction
+            for machine in machines
+            for prediction in predict_tdx(
+                self._trust_domain,
+                machine,
+                boot,
+                runtime_events=self._runtime_events(),
+                launch=self._host.launch,
+            )
+        )
+
+    def _sev(self, platform: Platform, shape: MachineShape) -> tuple[PlatformPrediction, ...]:
+        from dataclasses import replace
+
+        from measurements.sev.kernel_hashes import hash_kernel
+        from measurements.sev.ovmf_metadata import parse_sev_image
+        from measurements.sev.predict import SevChoices, predict_sev
+
+        name, data = self._whole()
+        kernel = None
+        if shape.boot is BootSource.DIRECT:
+            boot = self._direct_boot()
+            kernel = hash_kernel(kernel=boot.kernel, initrd=boot.initrd, cmdline=boot.command_line)
+        choices = replace(self._host.sev or SevChoices(), vcpus=(shape.cpus,))
+        found = predict_sev(platform, parse_sev_image(data, name=name), kernel=kernel, choices=choices)
+        return tuple(replace(prediction, shape=shape.as_json()) for prediction in found)
+
+    def _nitro(self, shape: MachineShape) -> tuple[PlatformPrediction, ...]:
+        from dataclasses import replace
+
+        from measurements.nitro.predict import predict_nitro
+
+        if self._host.enclave is None:
+            raise _missing("enclave image file", "Nitro boots one", "write it with keyturn eif build")
+        return (replace(predict_nitro(self._host.enclave()), shape=shape.as_json()),)
+
+    def _image_events(self) -> Future[ImageEvents]:
+        if self._measured is None:
+            from measurements.boot_sequence import measure_image
+
+            self._measured = self._pool.submit(measure_image, self._image)
+        return self._measured
+
+    def _direct_boot(self) -> DirectBoot:
+        """The kernel, initrd and command line of the image, as a host gives them."""
+        from measurements.systemd_stub import final_command_line, parse_uki
+        from measurements.tdx.predict import DirectBoot
+
+        uki = parse_uki(self._image.uki, subject="uki.efi")
+        return DirectBoot(
+            kernel=uki.kernel, initrd=uki.sections[".initrd"], command_line=final_command_line(uki)
+        )
+
+    def _runtime_events(self) -> Sequence[RuntimeEvent]:
+        from measurements.runtime_events import DEV_IMAGE
+
+        return self._host.runtime_events or ((DEV_IMAGE,) if self._image.dev else ())
+
+    def _firmware_files(self) -> FirmwareFiles:
+        if self._host.firmware is None:
+            raise _missing(
+                "firmware", "TPM systems need OVMF's code and variables", "install it: apt install ovmf"
+            )
+        return self._host.firmware
+
+    def _whole(self) -> tuple[str, bytes]:
+        """Name and bytes of the firmware in one file."""
+        if self._host.whole is not None:
+            return self._host.whole.name, _read(self._host.whole)
+        files = self._firmware_files()
+        name = f"{files.variables.name} + {files.code.name}"
+        return name, _read(files.variables) + _read(files.code)
+
+    def _tdx_machine(self, shape: MachineShape, name: str) -> TdxMachine:
+        from measurements.firmware_catalogue import hypervisor
+        from measurements.tdx.predict import TdxMachine
+
+        dump, items = self._machine(shape)
+        return TdxMachine(
+            shape=shape,
+            hypervisor=hypervisor(name),
+            acpi=dump.files,
+            acpi_origin=dump.origin,
+            acpi_provenance=dump.provenance,
+            fw_cfg=items,
+            smbios=items.get(TABLES),
+            qemu_version=_version(dump.qemu_version),
+        )
+
+    def _machine(self, shape: MachineShape) -> tuple[AcpiDump, Mapping[str, bytes]]:
+        """What QEMU offers firmware on a machine of ``shape``."""
+        if shape not in self._machines:
+            self._machines[shape] = _read_machine(shape, self._host)
+        return self._machines[shape]
+
+
+def _read_firmware(code: Path) -> Firmware:
+    from measurements.ovmf import read_firmware
+
+    return read_firmware(code)
+
+
+def _read_machine(shape: MachineShape, host: Host) -> tuple[AcpiDump, Mapping[str, bytes]]:
+    from measurements.acpi_cache import cached_dump
+    from measurements.idle_machine import idle_machine
+    from measurements.qemu import QemuProgram
+    from measurements.tdx.rtmr0 import FW_CFG_ITEMS
+
+    program = host.qemu or QemuProgram.installed()
+    dump = cached_dump(shape, program, firmware=_dry_boot_firmware(host))
+    with idle_machine(shape, program) as machine:
+        names = [name for name in (*FW_CFG_ITEMS, TABLES) if name in machine.config.files]
+        return dump, {name: machine.config.read(name) for name in names}
+
+
+def _dry_boot_firmware(host: Host) -> DryBootFirmware | None:
+    from measurements.qemu_args import DryBootFirmware
+
+    if host.whole is not None:
+        return DryBootFirmware(code=host.whole)
+    if host.firmware is None:
+        return None
+    return DryBootFirmware(code=host.firmware.code, variables=host.firmware.variables)
+
+
+def _version(text: str) -> tuple[int, int]:
+    major, minor, *_ = text.split(".")
+    return int(major), int(minor)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as problem:
+        raise PredictionInputError(
+            f"cannot be read: {problem.strerror}", subject=str(path), advice="check the path"
+        ) from problem
+
+
+def _missing(subject: str, reason: str, advice: str) -> PredictionInputError:
+    return PredictionInputError(f"is not given: {reason}", subject=subject, advice=advice)
