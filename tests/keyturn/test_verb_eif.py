@@ -54,7 +54,8 @@ def test_a_further_ram_disk_is_in_pcr_2(
     disk = tmp_path / "more.cpio"
     disk.write_bytes(initrd())
     documents = []
-    for words in ([], ["--ramdisk", disk]):
+    choices: list[list[str | Path]] = [[], ["--ramdisk", disk]]
+    for words in choices:
         assert call("build", image, "--output", tmp_path / "image.eif", *words, "--json") == 0
         documents.append(json.loads(capsys.readouterr().out)["registers"])
     assert documents[0]["1"] == documents[1]["1"]
