@@ -100,7 +100,7 @@ class HobForm(StrEnum):
     """How a hypervisor writes the list of memory ranges."""
 
     QEMU = "qemu"
-    OTHER = "other"
+    GCE = "gce"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -40,6 +40,7 @@ from measurements.tdx.register_events import replay
 from measurements.tdx.rtmr0 import Rtmr0Inputs, rtmr0_events
 from measurements.tdx.rtmr1 import rtmr1_direct, rtmr1_from_disk
 from measurements.tdx.rtmr2 import direct_command_line, rtmr2_events
+from measurements.tdx.td_hob import END_MARKER, gce_td_hob
 from measurements.tdx.tdvf import Tdvf, parse_tdvf
 from measurements.varstore import parse_variable_store
 
@@ -155,6 +156,8 @@ def predict_mrtd(
     firmware: Tdvf, hypervisor: Hypervisor, shape: MachineShape
 ) -> tuple[PlatformPrediction, ...]:
     """MRTD alone, which needs neither image nor ACPI tables, one prediction per page order."""
+    everything = PageOrder.ALL_REGIONS in hypervisor.orders
+    td_hob = gce_td_hob(firmware, shape.memory_mib << 20) + END_MARKER if everything else None
     return tuple(
         PlatformPrediction(
             platform=Platform.TDX,
@@ -164,7 +167,7 @@ def predict_mrtd(
             label=_label(hypervisor, order),
         )
         for order in hypervisor.orders
-        for mrtd in [compute_mrtd(firmware, order=order)]
+        for mrtd in [compute_mrtd(firmware, order=order, td_hob=td_hob)]
     )
 
 
@@ -199,21 +202,17 @@ def _check(firmware: TdxFirmware, machine: TdxMachine, boot: ImageEvents | Direc
             subject=firmware.tdvf.name,
             advice="use a build for TDX, such as OVMF.inteltdx.fd, or one of edk2 2024.08 or later",
         )
-    _check_hob(machine.hypervisor)
+    if machine.hypervisor.td_hob is not HobForm.QEMU:
+        raise UnknownFirmwareError(
+            f"of {machine.hypervisor.words} only MRTD and TD HOB are predicted",
+            subject="hypervisor",
+            advice="compare the other registers with the provider's endorsement",
+        )
     if isinstance(boot, DirectBoot) != (machine.shape.boot is BootSource.DIRECT):
         raise FormatError(
             f"is {machine.shape.boot.value!r}, but what is booted is not",
             subject="shape: boot",
             advice='use boot = "direct" for a kernel of the host, and boot = "disk" for an image',
-        )
-
-
-def _check_hob(hypervisor: Hypervisor) -> None:
-    if hypervisor.td_hob is not HobForm.QEMU:
-        raise UnknownFirmwareError(
-            f"the memory list of {hypervisor.words} is not predicted",
-            subject="hypervisor",
-            advice="compare with the provider's endorsement instead",
         )
 
 

@@ -28,6 +28,7 @@ from measurements.tdx.predict import (
 )
 from measurements.tdx.register_events import replay
 from measurements.tdx.rtmr1 import rtmr1_direct
+from measurements.tdx.tdvf import parse_tdvf
 from tests.measurements.tdx.kernel_files import bzimage
 from tests.measurements.tdx.tdvf_builder import build
 from tests.measurements.tdx.tdx_boots import (
@@ -204,8 +205,15 @@ def test_mrtd_alone_needs_neither_image_nor_tables() -> None:
     (found,) = predict_mrtd(firmware, hypervisor("canonical-8.2"), MachineShape())
     assert found.registers == {"mrtd": {"sha384": compute_mrtd(firmware, order=PageOrder.TWO_PASS).value}}
     assert predict_mrtd(firmware, hypervisor("gce"), MachineShape())[0].label["page-order"] == "single-pass"
-    with pytest.raises(FormatError, match="TD HOB"):
+    with pytest.raises(FormatError, match="more than 3 GiB"):
         predict_mrtd(firmware, hypervisor("gce-early"), MachineShape())
+    small = parse_tdvf(build(), name="x")
+    sizes = (4096, 16384)
+    values = {
+        size: predict_mrtd(small, hypervisor("gce-early"), MachineShape(memory_mib=size))[0].registers["mrtd"]
+        for size in sizes
+    }
+    assert values[4096] != values[16384]
 
 
 @pytest.mark.parametrize("release", ["2022.02", "2022.08", "2022.11"])
@@ -222,7 +230,7 @@ def test_builds_that_do_not_measure_are_refused() -> None:
 
 
 def test_hypervisors_with_another_memory_list_are_refused() -> None:
-    with pytest.raises(UnknownFirmwareError, match="memory list of Google Compute Engine"):
+    with pytest.raises(UnknownFirmwareError, match="of Google Compute Engine only MRTD"):
         predict_tdx(ubuntu_firmware(), machine(direct=True, host="gce"), DIRECT)
 
 

@@ -10,9 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from measurements.tdx.td_hob import memory_ranges, td_hob
+from measurements.eventlog import Algorithm
+from measurements.tdx.ccel import parse_cc_log
+from measurements.tdx.td_hob import gce_td_hob, memory_ranges, td_hob
 from measurements.tdx.tdvf import MAX_SECTIONS, Tdvf, TdvfError, parse_tdvf
 from tests.measurements.tdx.tdvf_builder import SECTIONS, RawSection, build
+from tests.support.vectors import vector
 
 GIB = 1 << 30
 TWO_GIB = "0b8772e5b0b41b83e6044a68397e02f49fb47066b4fbe4917ea2c45c64f323fdacbb37948f821ebaf8bc9c938ba8a749"
@@ -70,6 +73,35 @@ def test_neighbouring_sections_stay_ranges_of_their_own() -> None:
         (0x820000, True),
         (0x821000, False),
     ]
+
+
+def gce_firmware() -> Tdvf:
+    """The layout of a build of 2 MiB, as edk2 makes it: Google's file itself is not public."""
+    top, store = 1 << 32, 0x20000
+    sections = (
+        RawSection(
+            offset=0x2000, raw_size=0x4000, address=top - 0x1E0000, size=0x1E0000, kind=0, attributes=1
+        ),
+        RawSection(raw_size=0x2000, address=top - 0x200000, size=store, kind=1),
+        *SECTIONS[2:],
+    )
+    return parse_tdvf(build(sections), name="x")
+
+
+def test_the_td_hob_of_google_compute_engine() -> None:
+    # google/go-tdx-guest: a c3-standard-4 with 16 GiB, whose quote covers this log.
+    log = parse_cc_log(vector("tdx-ccel-pairs/gcp-cos113/ccel_data.dat").read_bytes())
+    first = next(event for event in log.events if event.pcr == 1)
+    assert hashlib.sha384(gce_td_hob(gce_firmware(), 16 * GIB)).digest() == first.digests[Algorithm.SHA384]
+    assert gce_td_hob(gce_firmware(), 32 * GIB) != gce_td_hob(gce_firmware(), 16 * GIB)
+
+
+def test_firmware_that_does_not_fit_google_compute_engine_is_refused() -> None:
+    with pytest.raises(TdvfError, match="more than 3 GiB"):
+        gce_td_hob(gce_firmware(), 3 * GIB)
+    large = RawSection(address=0xC0000000, size=0x1000, kind=3)
+    with pytest.raises(TdvfError, match="section at 0xc0000000, where that machine has no memory"):
+        gce_td_hob(parse_tdvf(build((*SECTIONS, large)), name="x"), 16 * GIB)
 
 
 def test_too_little_memory_is_refused() -> None:
