@@ -11,6 +11,7 @@ EV_PLATFORM_CONFIG_FLAGS into PCR 1; releases before 2023.02 measure none of it.
 
 from __future__ import annotations
 
+import re
 import struct
 
 from measurements.acpi_blob import LOADER, AcpiFiles, allocated_files
@@ -19,7 +20,7 @@ from measurements.firmware_volume import FirmwareVolume
 from measurements.fw_cfg import FirmwareConfig
 from measurements.idle_machine import IdleMachine
 from measurements.ovmf import Firmware
-from measurements.platform_info import address_space
+from measurements.platform_info import MAX_USED_BITS, address_space
 from measurements.qtest import Qtest
 from measurements.shape import MachineShape
 from measurements.shape_devices import FIRST_SLOT, LAST_SLOT
@@ -38,7 +39,10 @@ _EVENT_DATA = b"ACPI DATA"
 _SMM_MODULE = "SmmControl2Dxe".encode("utf-16-le")
 _SMALL_DEVICES = ("virtio-", "vhost-", "e1000", "igb", "rtl8139", "vmxnet3", "nvme", "qemu-xhci")
 _LARGE_DEVICES = ("virtio-gpu", "virtio-vga", "virtio-mem", "virtio-pmem")
-_PROVEN_PHYS_BITS = range(40, 47)
+_PROVEN_PHYS_BITS = range(40, 53)
+_RELEASE = re.compile(rb"(2\x000\x00[0-9]\x00[0-9]\x00)\.\x00([0-9]\x00[0-9]\x00)")
+_LIMITS_WIDTH_FROM = (2023, 8)
+"""The release from which OVMF uses no more than ``platform_info.MAX_USED_BITS``."""
 _E820 = struct.Struct("<QQI")
 _RAM = 1
 _LPC_SLOT, _POWER_BASE, _POWER_CONTROL = 0x1F, 0x40, 0x44
@@ -63,7 +67,14 @@ def idle_limits(shape: MachineShape, dxe: FirmwareVolume | None) -> str | None:
         return "the firmware is older than edk2 2023.02 and places PCI Express registers elsewhere"
     if shape.smm != (_SMM_MODULE in dxe.data):
         return f"the firmware is {'not ' if shape.smm else ''}built for SMM"
+    if shape.phys_bits > MAX_USED_BITS and not _limits_width(dxe):
+        return f"what this firmware makes of {shape.phys_bits}-bit addresses is not known"
     return shape_limits(shape)
+
+
+def _limits_width(dxe: FirmwareVolume) -> bool:
+    releases = [(int(match[1][::2]), int(match[2][::2])) for match in _RELEASE.finditer(dxe.data)]
+    return bool(releases) and min(releases) >= _LIMITS_WIDTH_FROM
 
 
 def shape_limits(shape: MachineShape) -> str | None:

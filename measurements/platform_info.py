@@ -36,6 +36,9 @@ _PCI64_SIZE = 32 * GIB
 _BUILT_IN_PROCESSORS = 64
 _USUAL_BITS = 40
 
+MAX_USED_BITS = 46
+"""Width of addresses that OVMF uses at most, from edk2 2023.08 on (commit "limit phys-bits to 46")."""
+
 
 def platform_info(shape: MachineShape) -> bytes:
     """The block and the two flags after it, for ``shape``; raises ``ShapeError`` where it is not known."""
@@ -91,11 +94,12 @@ def address_space(shape: MachineShape) -> tuple[int, int, int, int]:
     if shape.cpu_vendor is not CpuVendor.AMD and shape.phys_bits <= _USUAL_BITS:
         # The firmware trusts 40 bits only from AMD's processors: QEMU once gave every guest 40 bits.
         return start, size, beyond, max(36, (beyond - 1).bit_length())
-    space = 1 << shape.phys_bits
+    width = min(shape.phys_bits, MAX_USED_BITS)
+    space = 1 << width
     dynamic = space >> 3
     if size < dynamic and start + dynamic < space:
         start, size = space - dynamic, dynamic
-    return start, size, beyond, shape.phys_bits
+    return start, size, beyond, width
 
 
 def memory_end(shape: MachineShape) -> int:

@@ -76,7 +76,7 @@ def _idle(shape: MachineShape, program: QemuProgram) -> AcpiFiles:
                 memory_mib=3072,
                 tpm=TpmInterface.NONE,
                 cpu_vendor=CpuVendor.INTEL,
-                phys_bits=46,
+                phys_bits=52,
                 boot=BootSource.DIRECT,
                 disks=(),
                 hpet=False,

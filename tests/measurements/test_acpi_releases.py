@@ -8,13 +8,16 @@ import pytest
 
 from measurements.acpi_blob import AcpiFiles, derive_files, parse_tables
 from measurements.acpi_dump import AcpiMethod, acpi_dump, choose_method
+from measurements.acpi_tables import idle_limits
 from measurements.errors import MissingToolError
 from measurements.events import Provenance
 from measurements.idle_machine import IdleMachineError
+from measurements.ovmf import DXE_VOLUME, inner_volumes
 from measurements.qemu import QemuProgram
 from measurements.qemu_args import DryBootFirmware
 from measurements.shape import BootSource, CpuVendor, MachineShape, Nic, ShapeError, TpmInterface
 from measurements.shape_devices import ExtraDevice, NumaNode, PassedDevice, PassedKind, Pxb, SmbiosStrings
+from tests.support.debian_packages import debian_package
 from tests.support.firmware import installed_firmware
 from tests.support.foreign_qemu import foreign_qemu
 from tests.support.tools import require_tool
@@ -163,7 +166,7 @@ def test_missing_qemu_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None
     [
         (MachineShape(pxbs=(Pxb(bus=32),)), "more than one root bus"),
         (MachineShape(passed=(PassedDevice(kind=PassedKind.GPU, bars_mib=(16,)),)), "passed-through"),
-        (MachineShape(phys_bits=52), "52-bit addresses"),
+        (MachineShape(phys_bits=39), "39-bit addresses"),
         (MachineShape(devices=(ExtraDevice(model="virtio-gpu-pci"),)), "windows of virtio-gpu-pci"),
         (MachineShape(devices=(ExtraDevice(model="pci-testdev"),)), "windows of pci-testdev"),
     ],
@@ -192,6 +195,20 @@ def test_events_say_what_they_come_from() -> None:
         assert event.provenance is Provenance.COMPUTED
         assert f"QEMU {dumped.qemu_version}" in event.origin
         assert "vhost-vsock-pci in slot 8 is replaced by virtio-rng-pci in the same slot" in event.origin
+
+
+def test_wide_addresses_need_firmware_that_limits_them() -> None:
+    wide = MachineShape(phys_bits=52)
+    current = debian_package("ovmf", suite="trixie") / "usr/share/OVMF/OVMF_CODE_4M.fd"
+    assert choose_method(wide, firmware=DryBootFirmware(code=current)) is AcpiMethod.IDLE
+    volumes = {volume.name: volume for volume in inner_volumes(current.read_bytes())}
+    drivers = volumes[DXE_VOLUME]
+    earlier = drivers.data.replace("2025.02".encode("utf-16-le"), "2023.05".encode("utf-16-le"))
+    assert idle_limits(MachineShape(phys_bits=46), replace(drivers, data=earlier)) is None
+    for data in (earlier, earlier.replace("2023.05".encode("utf-16-le"), b"")):
+        assert "52-bit addresses" in (idle_limits(wide, replace(drivers, data=data)) or "")
+    assert _files(wide) == _files(MachineShape(phys_bits=46))
+    assert _files(wide) != _files(MachineShape(phys_bits=45))
 
 
 def test_firmware_for_smm_belongs_to_a_machine_with_smm() -> None:
