@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,11 +10,10 @@ from hypothesis import strategies as st
 
 from measurements.errors import FormatError
 from measurements.firmware_catalogue import edk2_release, hypervisor
-from measurements.fw_cfg import FirmwareConfig
 from measurements.qemu import QemuProgram
-from measurements.qtest import Qtest
 from measurements.tdx.kernel_patch import kernel_release, measured_kernel, patched_kernel
 from tests.measurements.tdx.kernel_files import bzimage
+from tests.measurements.tdx.qemu_halted import halted
 from tests.support.foreign_qemu import foreign_qemu
 from tests.support.tools import require_tool
 
@@ -26,36 +21,12 @@ SETUP_SIZE, SETUP_DATA = 0x17, 0x18
 GIB = 1 << 30
 
 
-@contextmanager
-def offered(
-    program: QemuProgram, folder: Path, kernel: bytes, initrd: bytes, *, memory_mib: int, machine: str
-) -> Iterator[FirmwareConfig]:
-    """The configuration device of a halted machine that is given ``kernel`` and ``initrd``."""
+def direct_arguments(folder: Path, kernel: bytes, initrd: bytes) -> list[str]:
+    """QEMU's arguments for a direct boot with files in ``folder``."""
     (folder / "kernel").write_bytes(kernel)
     (folder / "initrd").write_bytes(initrd)
-    ours, theirs = socket.socketpair()
-    arguments = [
-        *("-M", machine, "-m", str(memory_mib), "-accel", "tcg", "-S", "-nodefaults", "-display", "none"),
-        *("-kernel", str(folder / "kernel"), "-append", "quiet"),
-        *(["-initrd", str(folder / "initrd")] if initrd else []),
-        *(
-            "-chardev",
-            f"socket,id=qtest,fd={theirs.fileno()}",
-            "-qtest",
-            "chardev:qtest",
-            "-qtest-log",
-            "none",
-        ),
-    ]
-    with theirs:
-        process = subprocess.Popen([*program.command, *arguments], pass_fds=[theirs.fileno()])
-    bus = Qtest(ours)
-    try:
-        yield FirmwareConfig(bus)
-    finally:
-        bus.close()
-        process.kill()
-        process.wait()
+    more = ["-initrd", str(folder / "initrd")] if initrd else []
+    return ["-kernel", str(folder / "kernel"), "-append", "quiet", *more]
 
 
 @pytest.mark.parametrize(
@@ -75,9 +46,8 @@ def test_the_header_is_that_of_the_installed_qemu(
     # pc-q35-7.1: later types of this QEMU also append a random seed to the kernel, which TDX hosts never do.
     program = QemuProgram(command=(require_tool("qemu-system-x86_64", package="qemu-system-x86"),))
     kernel = bzimage(xload_flags=xload_flags, limit=limit)
-    with offered(
-        program, tmp_path, kernel, b"i" * initrd, memory_mib=memory_mib, machine="pc-q35-7.1"
-    ) as config:
+    arguments = direct_arguments(tmp_path, kernel, b"i" * initrd)
+    with halted(program, *arguments, memory_mib=memory_mib, machine="pc-q35-7.1") as config:
         size = int.from_bytes(config._read(SETUP_SIZE, 4), "little")
         header = config._read(SETUP_DATA, size)
         assert "etc/boot/kernel" not in config.files
@@ -89,9 +59,7 @@ def test_the_header_is_that_of_the_installed_qemu(
 @pytest.mark.network
 def test_qemu_10_offers_the_untouched_kernel_besides(tmp_path: Path) -> None:
     kernel = bzimage()
-    with offered(
-        foreign_qemu("trixie"), tmp_path, kernel, b"initrd", memory_mib=512, machine="q35"
-    ) as config:
+    with halted(foreign_qemu("trixie"), *direct_arguments(tmp_path, kernel, b"initrd")) as config:
         assert config.read("etc/boot/kernel") == kernel
         size = int.from_bytes(config._read(SETUP_SIZE, 4), "little")
         assert config._read(SETUP_DATA, size) != kernel[:size]

@@ -1,0 +1,91 @@
+"""What QEMU offers to a trust domain's firmware: the items of real machines, with and without a kernel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from measurements.acpi_dump import AcpiDump, AcpiMethod
+from measurements.errors import FormatError
+from measurements.firmware_catalogue import hypervisor
+from measurements.qemu import QemuProgram
+from measurements.shape import BootOrder, BootSource, Disk, MachineShape, TpmInterface
+from measurements.tdx.machine_reader import offered_items, parse_qemu_version, read_tdx_machine
+from measurements.tdx.predict import TdxFirmware, predict_tdx
+from tests.measurements.tdx.kernel_files import bzimage
+from tests.measurements.tdx.qemu_halted import halted
+from tests.measurements.tdx.tdx_boots import ACPI, DIRECT, image, ubuntu_firmware
+from tests.support.debian_packages import debian_package
+from tests.support.tools import require_tool
+
+LOADER = b"/rom@genroms/linuxboot_dma.bin"
+DUMP = AcpiDump(files=ACPI, qemu_version="7.2.22", method=AcpiMethod.IDLE)
+DISK = ("-blockdev", "null-co,node-name=d", "-device", "virtio-blk-pci,drive=d,addr=3,bootindex=1")
+
+
+@pytest.fixture(scope="module")
+def program() -> QemuProgram:
+    return QemuProgram(command=(require_tool("qemu-system-x86_64", package="qemu-system-x86"),))
+
+
+@pytest.mark.parametrize("disk", [(), DISK], ids=["no disk", "disk"])
+def test_the_boot_order_of_a_direct_boot_is_that_of_qemu(
+    program: QemuProgram, tmp_path: Path, disk: tuple[str, ...]
+) -> None:
+    kernel = tmp_path / "kernel"
+    kernel.write_bytes(bzimage())
+    with halted(program, *disk) as config:
+        derived = offered_items(config, direct=True)
+        without = offered_items(config, direct=False)
+    with halted(program, *disk, "-kernel", str(kernel)) as config:
+        assert derived["bootorder"] == config.read("bootorder")
+        assert offered_items(config, direct=True) == derived
+    assert derived["bootorder"].startswith(LOADER)
+    assert without["bootorder"] == (b"/pci@i0cf8/scsi@3/disk@0,0\0" if disk else b"")
+    assert derived["BootMenu"] == bytes(2)
+
+
+def shape(**changes: object) -> MachineShape:
+    return MachineShape(tpm=TpmInterface.NONE, memory_mib=512, **changes)  # type: ignore[arg-type]
+
+
+def test_older_firmware_needs_no_machine() -> None:
+    nothing = QemuProgram(command=("/nonexistent",))
+    found = read_tdx_machine(shape(), hypervisor("qemu"), ubuntu_firmware(), DUMP, program=nothing)
+    assert (found.fw_cfg, found.smbios, found.qemu_version) == (None, None, (7, 2))
+    assert found.acpi_origin == DUMP.origin
+
+
+@pytest.mark.network
+def test_newest_firmware_is_predicted_with_what_qemu_offers(program: QemuProgram) -> None:
+    path = next(debian_package("ovmf-generic", suite="sid").rglob("OVMF.fd"))
+    firmware = TdxFirmware.parse(path.read_bytes(), name="OVMF.fd")
+    assert firmware.facts.bios is not None
+    disk = shape(disks=(Disk(slot=3),), boot_order=BootOrder.DISK)
+    on = read_tdx_machine(disk, hypervisor("qemu"), firmware, DUMP, program=program)
+    (found,) = predict_tdx(firmware, on, image())
+    described = [event.description for event in found.events if event.register == "rtmr0"]
+    assert described[2:4] == ["QEMU fw_cfg item BootMenu", "QEMU fw_cfg item bootorder"]
+    assert "SMBIOS tables" in described
+    assert described.index("SMBIOS tables") == [text[:9] for text in described].index("BootOrder") - 1
+    other = read_tdx_machine(
+        shape(boot=BootSource.DIRECT, disks=()), hypervisor("qemu"), firmware, DUMP, program=program
+    )
+    (direct,) = predict_tdx(firmware, other, DIRECT)
+    assert direct.registers["rtmr0"] != found.registers["rtmr0"]
+    assert other.fw_cfg is not None
+    assert other.fw_cfg["bootorder"] == LOADER + b"\0"
+
+
+@pytest.mark.parametrize(
+    ("text", "version"), [("10.0.13", (10, 0)), ("7.2.22 (Debian 1:7.2+dfsg-7)", (7, 2)), ("11.1", (11, 1))]
+)
+def test_versions_of_qemu(text: str, version: tuple[int, int]) -> None:
+    assert parse_qemu_version(text) == version
+
+
+@pytest.mark.parametrize("text", ["", "QEMU 9", "9"])
+def test_other_texts_are_no_version(text: str) -> None:
+    with pytest.raises(FormatError, match="version of QEMU"):
+        parse_qemu_version(text)
