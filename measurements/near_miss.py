@@ -8,12 +8,12 @@ events (``edit``), which needs no inputs; the search combines both.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, TypeVar
 
-from measurements.booted import Registers
+from measurements.booted import BootedEvent, Registers
 from measurements.platforms import Platform, PlatformPrediction
 
 Inputs = TypeVar("Inputs")
@@ -48,6 +48,7 @@ class NearMissKind(StrEnum):
     NIC = "network card"
     DISK = "disk"
     PAGE_ORDER = "page order of MRTD"
+    KERNEL_PATCH = "QEMU's changes to the kernel's header"
     FIRMWARE = "other firmware"
 
 
@@ -74,6 +75,7 @@ class Change(Generic[Inputs]):
 class Problem(Generic[Inputs]):
     """What is to be explained: ``found`` values of a machine whose prediction is ``expected``.
 
+    ``log`` are the machine's events, where they are known: then a choice may also explain single ones.
     ``predict`` computes a prediction from inputs; it raises ``KeyturnError`` for inputs that cannot be.
     Without inputs only edits are tried.
     """
@@ -82,6 +84,7 @@ class Problem(Generic[Inputs]):
     found: Registers
     inputs: Inputs | None = None
     predict: Callable[[Inputs], PlatformPrediction] | None = None
+    log: Sequence[BootedEvent] = ()
 
     @property
     def wrong(self) -> frozenset[str]:
@@ -93,14 +96,16 @@ class Problem(Generic[Inputs]):
 class NearMiss:
     """Choices under which ``explains`` are predicted as found, and no register is wrong that was right.
 
-    ``left`` are the registers that they leave unexplained. ``steps`` names, for registers without a log, the
-    first step of the launch that these choices change.
+    ``left`` are the registers that they leave unexplained. ``events`` are events in these that are predicted
+    as the log has them, and were not before. ``steps`` names, for registers without a log, the first step of
+    the launch that these choices change.
     """
 
     kinds: tuple[NearMissKind, ...]
     words: tuple[str, ...]
     explains: tuple[str, ...]
     left: tuple[str, ...]
+    events: tuple[str, ...]
     machine: str
     steps: tuple[str, ...]
     prediction: PlatformPrediction

@@ -61,7 +61,7 @@ def search(
             run.left_out = 0 if run.complete else len(slow)
         run.join()
     return NearMisses(
-        found=tuple(sorted(run.found, key=lambda miss: (len(miss.left), len(miss.kinds)))),
+        found=tuple(sorted(run.found, key=lambda miss: (len(miss.left), len(miss.kinds), -len(miss.events)))),
         wrong=tuple(name for name in problem.expected.registers if name in problem.wrong),
         tried=run.tried,
         impossible=run.impossible,
@@ -156,21 +156,39 @@ class _Search(Generic[Inputs]):
     def _note(self, changes: tuple[Change[Inputs], ...], prediction: PlatformPrediction) -> None:
         wrong_before, wrong = self.problem.wrong, differing_registers(prediction, self.problem.found)
         explained = wrong_before - wrong
-        if not explained or wrong - wrong_before or not _compares(prediction, self.problem):
+        if wrong - wrong_before or not _compares(prediction, self.problem):
             return
+        # Events count for single changes only: any two would make right what each does.
+        events = () if len(changes) > 1 else tuple(_new_events(self.problem, prediction, wrong))
+        if (explained or events) and self._is_new(changes, explained):
+            self._add(changes, prediction, explained, events)
+
+    def _is_new(self, changes: tuple[Change[Inputs], ...], explained: frozenset[str]) -> bool:
+        """Whether no fewer of these changes explain as much."""
         ids = frozenset(id(change) for change in changes)
         if any(fewer <= ids and explained <= by_fewer for fewer, by_fewer in self._noted):
-            return
+            return False
         self._noted.append((ids, explained))
+        return True
+
+    def _add(
+        self,
+        changes: tuple[Change[Inputs], ...],
+        prediction: PlatformPrediction,
+        explained: frozenset[str],
+        events: tuple[str, ...],
+    ) -> None:
         for register in explained:
             self.causes.setdefault(register, changes)
         order = tuple(self.problem.expected.registers)
+        left = differing_registers(prediction, self.problem.found)
         self.found.append(
             NearMiss(
                 kinds=tuple(change.kind for change in changes),
                 words=tuple(change.words for change in changes),
                 explains=tuple(name for name in order if name in explained),
-                left=tuple(name for name in order if name in wrong),
+                left=tuple(name for name in order if name in left),
+                events=events,
                 machine=machine_words(prediction),
                 steps=tuple(_first_steps(self.problem.expected, prediction, explained)),
                 prediction=prediction,
@@ -225,6 +243,32 @@ def _compares(prediction: PlatformPrediction, problem: Problem[Inputs]) -> bool:
         set(problem.expected.registers[name]) <= set(prediction.registers.get(name, {}))
         for name in problem.wrong
     )
+
+
+def _new_events(
+    problem: Problem[Inputs], prediction: PlatformPrediction, registers: frozenset[str]
+) -> Iterator[str]:
+    """Events of ``registers`` that are as in the log under ``prediction`` only; none if one got lost."""
+    for register in sorted(registers):
+        before, after = (_logged(problem, each, register) for each in (problem.expected, prediction))
+        if all(digests in after for digests in before):
+            yield from (f"{register}: {words}" for digests, words in after.items() if digests not in before)
+
+
+def _logged(
+    problem: Problem[Inputs], prediction: PlatformPrediction, register: str
+) -> dict[tuple[bytes, ...], str]:
+    """Predicted events that the log has, too: what they are, by digests in the banks of the log."""
+    logged = [event for event in problem.log if event.register == register]
+    banks = sorted(logged[0].digests) if logged else []
+    have = {tuple(event.digests[bank] for bank in banks) for event in logged}
+    found: dict[tuple[bytes, ...], str] = {}
+    for event in prediction.events:
+        if event.register == register and not event.running and set(banks) <= set(event.digests):
+            digests = tuple(event.digests[bank] for bank in banks)
+            if logged and digests in have:
+                found.setdefault(digests, event.description)
+    return found
 
 
 def _first_steps(

@@ -24,7 +24,7 @@ from measurements.predict_tpm import FirmwareInputs
 from measurements.reference import register_event, replay_register, tpm_prediction
 from measurements.shape import BootOrder, CpuVendor, Disk, MachineShape, Nic, TpmInterface
 from measurements.tdx.mrtd import PageOrder
-from tests.support import planted_sev
+from tests.support import planted_sev, planted_tdx
 from tests.support.boot_model import ModelImage, ModelMachine, predict
 from tests.support.planted import Planted, Plantings
 
@@ -287,7 +287,9 @@ KNOWN: Plantings = {
 
 PLANTED: Plantings = {
     kind: [
-        make for plantings in (EDITS_AND_TPM, KNOWN, planted_sev.PLANTED) for make in plantings.get(kind, ())
+        make
+        for plantings in (EDITS_AND_TPM, KNOWN, planted_sev.PLANTED, planted_tdx.PLANTED)
+        for make in plantings.get(kind, ())
     ]
     for kind in NearMissKind
 }
@@ -325,7 +327,9 @@ def test_a_flipped_bit_of_what_was_planted_is_not_explained(
         for name, banks in planted.problem.found.items()
         if name in planted.problem.wrong
     }
-    assert replace(planted, problem=replace(planted.problem, found=found)).search().found == ()
+    changes = [change for change in planted.changes if change.kind is kind]
+    flipped = replace(planted, problem=replace(planted.problem, found=found), changes=changes)
+    assert flipped.search().found == ()
 
 
 def test_the_inner_kernel_is_put_back_where_the_image_is_at_hand() -> None:

@@ -1,0 +1,259 @@
+"""Near misses of trust domains whose firmware is at hand.
+
+Without QEMU, single events are replaced: the list of memory ranges, the kernel with and without QEMU's
+changes to its header, MRTD in another page order or of another file. With QEMU, MRTD and RTMR0 are predicted
+anew for other machines, and with what is booted RTMR1 and RTMR2 as well; the guest's own events and launch
+values stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from measurements.boot_sequence import ImageEvents
+from measurements.errors import FormatError, KeyturnError
+from measurements.events import Bank, EventType
+from measurements.near_miss import Change, Edit, NearMissKind
+from measurements.near_miss_edits import with_events
+from measurements.neighbours import MEMORY_MIB, shape_changes
+from measurements.pe import authenticode_digest
+from measurements.platforms import PlatformPrediction, RegisterEvent
+from measurements.shape import MachineShape
+from measurements.tdx.boot_variables import boot_variable_events
+from measurements.tdx.cc_mapping import CcRegister
+from measurements.tdx.kernel_patch import patched_kernel
+from measurements.tdx.mrtd import BANK, PageOrder, compute_mrtd
+from measurements.tdx.predict import DirectBoot, TdxFirmware, TdxMachine, predict_tdx
+from measurements.tdx.register_events import event_over
+from measurements.tdx.rtmr0 import Rtmr0Inputs, rtmr0_events
+from measurements.tdx.td_hob import low_memory, td_hob
+
+MRTD, RTMR0, RTMR1 = "mrtd", "rtmr0", "rtmr1"
+ORDER_LABEL = "page-order"
+
+_OF_THE_MACHINE = {
+    NearMissKind.MEMORY: frozenset((RTMR0, RTMR1)),
+    NearMissKind.CPUS: frozenset((RTMR0,)),
+    NearMissKind.QEMU_VERSION: frozenset((RTMR0, RTMR1)),
+    NearMissKind.NIC: frozenset((RTMR0,)),
+    NearMissKind.DISK: frozenset((RTMR0,)),
+    NearMissKind.BOOT_ORDER: frozenset((RTMR0,)),
+}
+
+MachineReader = Callable[[MachineShape, str], TdxMachine]
+"""Reads from the QEMU of a name (empty: the installed one) what a machine of a shape offers to firmware."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TdxInputs:
+    """What MRTD and RTMR0 are made of; ``boot``, where it is at hand, gives RTMR1 and RTMR2.
+
+    ``qemu`` names a QEMU program.
+    """
+
+    firmware: TdxFirmware = field(repr=False)
+    shape: MachineShape
+    order: PageOrder
+    boot: ImageEvents | DirectBoot | None = field(default=None, repr=False)
+    qemu: str = ""
+
+
+def tdx_edits(
+    firmware: TdxFirmware,
+    memory_mib: int,
+    *,
+    direct: DirectBoot | None = None,
+    others: Sequence[TdxFirmware] = (),
+) -> Iterator[Change[Any]]:
+    """Changes that need no QEMU; ``memory_mib`` is what was predicted, ``direct`` a direct boot, ``others``
+    is firmware to try.
+    """
+    for memory in MEMORY_MIB:
+        yield from _memory(firmware, memory)
+    for order in PageOrder:
+        words = f"the hypervisor adds pages in the order {order.value}"
+        yield _mrtd_change(NearMissKind.PAGE_ORDER, words, firmware, order, memory_mib)
+    for other in others:
+        for order in (PageOrder.SINGLE_PASS, PageOrder.TWO_PASS):
+            words = f"the firmware is {other.tdvf.name}, pages in the order {order.value}"
+            yield _mrtd_change(NearMissKind.FIRMWARE, words, other, order, memory_mib)
+    if direct is not None:
+        yield from _kernels(direct)
+
+
+def tdx_changes(inputs: TdxInputs, *, programs: Sequence[str] = ()) -> Iterator[Change[Any]]:
+    """Other machines, read from QEMU; ``programs`` are names of other QEMUs."""
+    for name in programs:
+        yield Change(
+            kind=NearMissKind.QEMU_VERSION,
+            words=f"the machine is started by {name}",
+            registers=_OF_THE_MACHINE[NearMissKind.QEMU_VERSION],
+            inputs=partial(_with_qemu, name=name),
+            costly=True,
+        )
+    yield from shape_changes(inputs.shape, lambda kind: _OF_THE_MACHINE.get(kind, frozenset()), costly=True)
+
+
+def tdx_predictor(
+    expected: PlatformPrediction, machine_of: MachineReader
+) -> Callable[[TdxInputs], PlatformPrediction]:
+    """Predicts other inputs; registers that do not come from them are those of ``expected``."""
+
+    def predict(inputs: TdxInputs) -> PlatformPrediction:
+        machine = machine_of(inputs.shape, inputs.qemu)
+        events = (
+            _platform_events(expected, inputs, machine)
+            if inputs.boot is None
+            else _all_events(inputs, machine, inputs.boot)
+        )
+        names = {event.register for event in events} & expected.registers.keys()
+        kept = [event for event in expected.events if event.register not in names]
+        new = [event for event in events if event.register in names]
+        label = dict(expected.label)
+        if inputs.qemu:
+            label["qemu"] = inputs.qemu
+        return replace(with_events(expected, [*new, *kept]), shape=inputs.shape.as_json(), label=label)
+
+    return predict
+
+
+def _platform_events(
+    expected: PlatformPrediction, inputs: TdxInputs, machine: TdxMachine
+) -> list[RegisterEvent]:
+    """MRTD and RTMR0. Raises ``FormatError`` where Secure Boot is on: who accepts the image depends on it."""
+    firmware = inputs.firmware
+    if firmware.policy.enforced:
+        raise FormatError(
+            "a machine with Secure Boot on cannot be predicted without what it boots",
+            subject="image",
+            advice="give the image (--image)",
+        )
+    direct = not any(event.event_type == EventType.EV_EFI_GPT_EVENT.name for event in expected.events)
+    rtmr0 = Rtmr0Inputs(
+        firmware=firmware.tdvf,
+        facts=firmware.facts,
+        release=firmware.build.release,
+        memory=inputs.shape.memory_mib << 20,
+        store=firmware.store,
+        store_name=firmware.store_name,
+        policy=firmware.policy,
+        acpi=machine.acpi,
+        acpi_origin=machine.acpi_origin,
+        acpi_provenance=machine.acpi_provenance,
+        fw_cfg=machine.fw_cfg,
+        smbios=machine.smbios,
+        boot_variables=boot_variable_events(firmware.facts, machine.shape),
+        started=(),
+        direct=direct,
+    )
+    return [*_mrtd_events(firmware, inputs.order, inputs.shape.memory_mib), *rtmr0_events(rtmr0)]
+
+
+def _all_events(
+    inputs: TdxInputs, machine: TdxMachine, boot: ImageEvents | DirectBoot
+) -> list[RegisterEvent]:
+    """MRTD and RTMR0 to RTMR2."""
+    found = predict_tdx(inputs.firmware, machine, boot)
+    same = next((each for each in found if each.label[ORDER_LABEL] == inputs.order.value), found[0])
+    return [event for event in same.events if event.register in ("mrtd", "rtmr0", "rtmr1", "rtmr2")]
+
+
+def _mrtd_events(firmware: TdxFirmware, order: PageOrder, memory_mib: int) -> Sequence[RegisterEvent]:
+    hob = td_hob(firmware.tdvf, memory_mib << 20) if order is PageOrder.ALL_REGIONS else None
+    return compute_mrtd(firmware.tdvf, order=order, td_hob=hob).events
+
+
+def _memory(firmware: TdxFirmware, memory_mib: int) -> Iterator[Change[Any]]:
+    try:
+        hob = td_hob(firmware.tdvf, memory_mib << 20)
+    except KeyturnError:
+        return
+    event = event_over(
+        hob,
+        CcRegister.RTMR0,
+        EventType.EV_EFI_HANDOFF_TABLES2,
+        description=f"TD HOB: {memory_mib} MiB of memory in ranges",
+        origin=f"memory of the shape, TDVF metadata of {firmware.tdvf.name}",
+    )
+    edit = partial(_with_event, new=event, fits=_is_td_hob, shape={"memory": f"{memory_mib}MiB"})
+    words = f"memory is {memory_mib} MiB, and the ACPI tables are the same"
+    yield _change(NearMissKind.MEMORY, words, RTMR0, edit)
+
+
+def _kernels(boot: DirectBoot) -> Iterator[Change[Any]]:
+    """The kernel as the file is, and as QEMU changes it for each size of memory below 4 GiB."""
+    yield _kernel_change("QEMU hands over the kernel as it is (10.2 and later)", boot.kernel)
+    for low in dict.fromkeys(low_memory(memory << 20) for memory in MEMORY_MIB):
+        try:
+            kernel = patched_kernel(
+                boot.kernel, memory=low, initrd_size=len(boot.initrd), command_line=boot.command_line
+            )
+        except KeyturnError:
+            continue
+        words = f"QEMU changes the kernel's header (before 10.2), with {low >> 20} MiB of memory below 4 GiB"
+        yield _kernel_change(words, kernel)
+
+
+def _kernel_change(words: str, kernel: bytes) -> Change[Any]:
+    event = RegisterEvent(
+        register=RTMR1,
+        event_type=EventType.EV_EFI_BOOT_SERVICES_APPLICATION.name,
+        digests={BANK: authenticode_digest(kernel, Bank.SHA384, subject="kernel")},
+        description=f"kernel (Authenticode): {words}",
+        origin="kernel of the host",
+    )
+    edit = partial(_with_event, new=event, fits=_is_kernel, shape={})
+    return _change(NearMissKind.KERNEL_PATCH, words, RTMR1, edit)
+
+
+def _mrtd_change(
+    kind: NearMissKind, words: str, firmware: TdxFirmware, order: PageOrder, memory_mib: int
+) -> Change[Any]:
+    edit = partial(_with_mrtd, firmware=firmware, order=order, memory_mib=memory_mib)
+    return _change(kind, words, MRTD, edit)
+
+
+def _with_mrtd(
+    prediction: PlatformPrediction, *, firmware: TdxFirmware, order: PageOrder, memory_mib: int
+) -> PlatformPrediction | None:
+    if MRTD not in prediction.registers:
+        return None
+    kept = [event for event in prediction.events if event.register != MRTD]
+    changed = with_events(prediction, [*_mrtd_events(firmware, order, memory_mib), *kept])
+    return replace(changed, label={**prediction.label, ORDER_LABEL: order.value})
+
+
+def _with_event(
+    prediction: PlatformPrediction,
+    *,
+    new: RegisterEvent,
+    fits: Callable[[RegisterEvent], bool],
+    shape: dict[str, object],
+) -> PlatformPrediction | None:
+    """The prediction with ``new`` in the place of the one event that ``fits``."""
+    places = [index for index, event in enumerate(prediction.events) if fits(event)]
+    if len(places) != 1 or prediction.events[places[0]].digests == new.digests:
+        return None
+    events = list(prediction.events)
+    events[places[0]] = new
+    return replace(with_events(prediction, events), shape={**prediction.shape, **shape})
+
+
+def _is_td_hob(event: RegisterEvent) -> bool:
+    return (event.register, event.event_type) == (RTMR0, EventType.EV_EFI_HANDOFF_TABLES2.name)
+
+
+def _is_kernel(event: RegisterEvent) -> bool:
+    program = EventType.EV_EFI_BOOT_SERVICES_APPLICATION.name
+    return (event.register, event.event_type) == (RTMR1, program)
+
+
+def _with_qemu(inputs: TdxInputs, *, name: str) -> TdxInputs:
+    return replace(inputs, qemu=name)
+
+
+def _change(kind: NearMissKind, words: str, register: str, edit: Edit) -> Change[Any]:
+    return Change(kind=kind, words=words, registers=frozenset((register,)), edit=edit)
