@@ -1,0 +1,113 @@
+"""``measurements.predict`` as a program uses it, and the examples of its documentation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import measurements
+from image_builder.measured_image import read_measured_image
+from measurements import Host, MachineShape, Platform, Predictor, predict
+from measurements.api import PredictionInputError
+from measurements.qemu_args import FirmwareFiles
+from measurements.shape import TpmInterface
+from tests.image_builder.test_measured_image import image_folder, initrd
+from tests.support.debian_packages import debian_package
+
+pytestmark = [pytest.mark.apt, pytest.mark.network]
+
+DOCUMENT = Path(__file__).parents[2] / "docs/measurements.md"
+
+
+@pytest.fixture(scope="module")
+def firmware() -> FirmwareFiles:
+    folder = debian_package("ovmf", suite="trixie") / "usr/share/OVMF"
+    return FirmwareFiles(code=folder / "OVMF_CODE_4M.fd", variables=folder / "OVMF_VARS_4M.fd")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, firmware: FirmwareFiles, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with an image and firmware under the names that the documentation uses."""
+    image_folder(tmp_path / "image", initrd())
+    for source, name in ((firmware.code, "OVMF_CODE_4M.fd"), (firmware.variables, "OVMF_VARS_4M.fd")):
+        (tmp_path / name).write_bytes(source.read_bytes())
+    (tmp_path / "OVMF.fd").write_bytes(firmware.variables.read_bytes() + firmware.code.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def examples() -> Iterator[str]:
+    yield from re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_examples_of_the_documentation_run(folder: Path) -> None:
+    names: dict[str, Any] = {}
+    blocks = list(examples())
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(block, names)
+    assert re.fullmatch("[0-9a-f]{64}", names["pcr4"])
+    assert "uki.efi" in names["origins"]
+    assert set(names["digests"]) == {
+        f"{model} {word}" for model in ("EPYC-Milan", "EPYC-Genoa") for word in ("0x1", "0x21")
+    }
+    assert folder.exists()
+
+
+def test_the_package_offers_exactly_the_names_that_it_names() -> None:
+    for name, home in vars(measurements)["_HOMES"].items():
+        assert getattr(measurements, name).__module__ == home
+    for name in ("nothing", "_HOME"):
+        with pytest.raises(AttributeError, match=f"no attribute '{name}'"):
+            getattr(measurements, name)
+
+
+def test_one_predictor_gives_what_single_calls_give(folder: Path, firmware: FirmwareFiles) -> None:
+    image, host = read_measured_image(folder / "image"), Host(firmware=firmware)
+    shapes = [MachineShape(), MachineShape(memory_mib=4096)]
+    plan = [(platform, shape) for shape in shapes for platform in (Platform.TPM, Platform.SEV)]
+    with Predictor(image=image, host=host) as predictor:
+        together = [predictor.predict(platform, shape) for platform, shape in plan]
+    assert together == [
+        predict(image=image, shape=shape, platform=platform, host=host) for platform, shape in plan
+    ]
+
+
+def test_the_firmware_in_one_file_is_the_variables_and_the_code(
+    folder: Path, firmware: FirmwareFiles
+) -> None:
+    image, shape = read_measured_image(folder / "image"), MachineShape(tpm=TpmInterface.NONE)
+    values = [
+        predict(image=image, shape=shape, platform=platform, host=host)[0].registers
+        for platform in (Platform.TDX, Platform.SNP)
+        for host in (Host(firmware=firmware), Host(whole=folder / "OVMF.fd"))
+    ]
+    assert values[0] == values[1]
+    assert values[2] == values[3]
+
+
+def test_predictions_are_frozen(folder: Path, firmware: FirmwareFiles) -> None:
+    (found,) = predict(
+        image=read_measured_image(folder / "image"),
+        shape=MachineShape(),
+        platform=Platform.SEV,
+        host=Host(firmware=firmware),
+    )
+    with pytest.raises(FrozenInstanceError):
+        found.__setattr__("platform", Platform.SNP)
+
+
+@pytest.mark.parametrize("platform", Platform)
+def test_what_is_not_given_is_named(platform: Platform, folder: Path) -> None:
+    with pytest.raises(PredictionInputError, match="is not given"):
+        predict(
+            image=read_measured_image(folder / "image"),
+            shape=MachineShape(),
+            platform=platform,
+            host=Host(),
+        )
