@@ -236,13 +236,13 @@ def _read_machine(shape: MachineShape, host: Host) -> tuple[AcpiDump, Mapping[st
     from measurements.acpi_cache import cached_dump
     from measurements.idle_machine import idle_machine
     from measurements.qemu import QemuProgram
-    from measurements.tdx.rtmr0 import FW_CFG_ITEMS
+    from measurements.tdx.machine_reader import offered_items
 
     program = host.qemu or QemuProgram.installed()
     dump = cached_dump(shape, program, firmware=_dry_boot_firmware(host))
     with idle_machine(shape, program) as machine:
-        names = [name for name in (*FW_CFG_ITEMS, TABLES) if name in machine.config.files]
-        return dump, {name: machine.config.read(name) for name in names}
+        items = offered_items(machine.config, direct=shape.boot is BootSource.DIRECT)
+        return dump, {**items, TABLES: machine.config.read(TABLES)}
 
 
 def _dry_boot_firmware(host: Host) -> DryBootFirmware | None:

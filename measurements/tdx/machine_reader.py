@@ -20,9 +20,9 @@ from measurements.qemu import QemuProgram
 from measurements.shape import BootSource, MachineShape
 from measurements.smbios import TABLES
 from measurements.tdx.predict import TdxFirmware, TdxMachine
-from measurements.tdx.rtmr0 import FW_CFG_ITEMS
+from measurements.tdx.rtmr0 import BOOT_MENU, FW_CFG_ITEMS
 
-BOOT_MENU, BOOT_ORDER = "BootMenu", "bootorder"
+BOOT_ORDER = "bootorder"
 
 _LOADER_ROM = b"/rom@genroms/linuxboot_dma.bin"
 _VERSION = re.compile(r"(\d+)\.(\d+)\b.*")

@@ -36,9 +36,10 @@ from measurements.tdx.register_events import event_over, separator
 from measurements.tdx.td_hob import td_hob
 from measurements.tdx.tdvf import Tdvf, TdvfError
 
+BOOT_MENU = "BootMenu"
 FW_CFG_ITEMS: Mapping[str, int | None] = {
     "etc/extra-pci-roots": 8,
-    "BootMenu": 2,
+    BOOT_MENU: 2,
     "etc/boot-menu-wait": 2,
     "etc/reserved-memory-end": 8,
     "opt/ovmf/X-PciMmio64Mb": None,
@@ -119,7 +120,8 @@ def _configuration(inputs: Rtmr0Inputs) -> Iterator[RegisterEvent]:
 
 
 def _fw_cfg(inputs: Rtmr0Inputs) -> Iterator[RegisterEvent]:
-    if inputs.fw_cfg is None:
+    # The boot menu has a number and no file, so every machine has it.
+    if inputs.fw_cfg is None or BOOT_MENU not in inputs.fw_cfg:
         raise _missing(inputs, "items of QEMU's configuration device")
     for name, size in FW_CFG_ITEMS.items():
         data = inputs.fw_cfg.get(name, b"")

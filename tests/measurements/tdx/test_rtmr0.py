@@ -179,7 +179,9 @@ def test_configuration_items_have_a_fixed_order_and_size() -> None:
 def test_what_is_measured_but_not_given_is_an_error() -> None:
     with pytest.raises(FormatError, match=r"items of QEMU.*edk2 2026.08 measures them"):
         rtmr0_events(newest(None))
-    base = newest({})
+    with pytest.raises(FormatError, match=r"items of QEMU.*edk2 2026.08 measures them"):
+        rtmr0_events(newest({"bootorder": b"x"}))
+    base = newest({"BootMenu": bytes(2)})
     facts = replace(base.facts, modules=base.facts.modules | {SMBIOS_MODULE}, bios=bytes((0, 4, 0, 0, 0, 0)))
     with pytest.raises(FormatError, match="SMBIOS tables: are not given"):
         rtmr0_events(replace(base, facts=facts))
