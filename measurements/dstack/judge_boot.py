@@ -14,7 +14,8 @@ from measurements.dstack.evidence import TdxEvidence
 from measurements.dstack.expectations import Expectations
 from measurements.dstack.judgement import Checks
 from measurements.dstack.lite import TDX_FILE, parse_tdx_measurement
-from measurements.dstack.predict import lite_reference, predict_tdx
+from measurements.dstack.predict import TdxReference, lite_reference, predict_tdx
+from measurements.dstack.release_reference import release_reference
 from measurements.dstack.runtime_events import BootFacts
 from measurements.dstack.vm_config import MeasurementDocument, VmConfig
 from measurements.platforms import PlatformPrediction
@@ -97,8 +98,7 @@ def check_platform(
     checks: Checks, log: Sequence[LogEvent], config: VmConfig, body: TdBody, known: Expectations
 ) -> None:
     """MRTD and RTMR0 to RTMR2, computed from the image and the machine."""
-    document = config.tdx or (known.release.document(TDX_FILE) if known.release else None)
-    if document is None:
+    if config.tdx is None and known.release is None:
         checks.unchecked(
             "image-reference",
             expected="measurements of the image on this machine",
@@ -108,7 +108,7 @@ def check_platform(
         return
     reference = checks.attempt(
         "image-reference",
-        lambda: lite_reference(parse_tdx_measurement(document.measurement), config),
+        lambda: _reference(config, known),
         expected="measurements of the image on this machine",
     )
     if reference is None:
@@ -143,6 +143,15 @@ def check_platform(
             reason=f"the guest booted another {what} than the image's",
             advice=_IMAGE_ADVICE,
         )
+
+
+def _reference(config: VmConfig, known: Expectations) -> TdxReference:
+    """From the release's files where they are at hand, else from the document that the host sent."""
+    if known.release is not None:
+        return release_reference(known.release, config)
+    if config.tdx is None:
+        raise DstackFormatError("has no document", subject="vm_config", advice=_IMAGE_ADVICE)
+    return lite_reference(parse_tdx_measurement(config.tdx.measurement), config)
 
 
 def _require_listed(document: MeasurementDocument, file_name: str) -> None:
