@@ -46,6 +46,18 @@ def debian_package(name: str, *, suite: str = "trixie") -> Path:
     return folder
 
 
+def kernel_package(suite: str) -> str:
+    """The name of the package with the newest cloud kernel of ``suite``, which changes with its version."""
+    try:
+        found = newest(
+            version for index in _indexes(suite) for version in index.versions("linux-image-cloud-amd64")
+        )
+    except (MirrorError, TransportError) as error:
+        unavailable(f"the kernel of {suite} cannot be had: {error}")
+    assert found is not None, f"{suite} has no cloud kernel"
+    return found.depends[0][0].name
+
+
 @functools.cache
 def debian_tree(name: str, *, suite: str) -> Path:
     """Folder with the unpacked files of the newest ``name`` in ``suite`` and of all that it depends on."""
