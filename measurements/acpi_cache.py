@@ -3,9 +3,9 @@
 An entry is one file in ``acpi`` below keyturn's cache folder, named by its key: the SHA-256 (hex) over the
 JSON of version, method, digest of QEMU's program, arguments and digests of the firmware files. It holds the
 line ``keyturn-acpi-1``, a line with the SHA-256 (hex) of the rest, a line of JSON (``key``, ``qemu_version``,
-``method``, ``firmware``, ``files`` as pairs of name and size with the loader first), and the content of the
-files, one after the other, in zlib form. An entry that is damaged in any way counts as absent and is made
-anew.
+``method``, ``firmware``, ``files`` as pairs of name and size with the loader first, ``items`` alike), and the
+content of files and items, one after the other, in zlib form. An entry that is damaged in any way counts as
+absent and is made anew.
 """
 
 from __future__ import annotations
@@ -84,15 +84,17 @@ def cache_key(
 
 def encode_entry(dump: AcpiDump, *, key: str) -> bytes:
     """The bytes of an entry."""
-    parts = [(LOADER, dump.files.loader), *dump.files.files]
+    files, items = [(LOADER, dump.files.loader), *dump.files.files], list(dump.items.items())
     header = {
         "key": key,
         "qemu_version": dump.qemu_version,
         "method": dump.method.value,
         "firmware": dump.firmware,
-        "files": [[name, len(data)] for name, data in parts],
+        "files": [[name, len(data)] for name, data in files],
+        "items": [[name, len(data)] for name, data in items],
     }
-    rest = json.dumps(header).encode() + b"\n" + zlib.compress(b"".join(data for _, data in parts))
+    content = b"".join(data for _, data in [*files, *items])
+    rest = json.dumps(header).encode() + b"\n" + zlib.compress(content)
     return b"\n".join([_MAGIC, hashlib.sha256(rest).hexdigest().encode(), rest])
 
 
@@ -106,7 +108,10 @@ def decode_entry(data: bytes, *, key: str, replaced: tuple[str, ...] = ()) -> Ac
         header = json.loads(line)
         unpacker = zlib.decompressobj()
         content = io.BytesIO(unpacker.decompress(packed, MAX_CONTENT))
-        parts = [(str(name), content.read(int(size))) for name, size in header["files"]]
+        parts, items = (
+            [(str(name), content.read(int(size))) for name, size in header[kind]]
+            for kind in ("files", "items")
+        )
         if header["key"] != key or not unpacker.eof or content.read(1) or parts[0][0] != LOADER:
             return None
         return AcpiDump(
@@ -115,6 +120,7 @@ def decode_entry(data: bytes, *, key: str, replaced: tuple[str, ...] = ()) -> Ac
             method=AcpiMethod(header["method"]),
             firmware=str(header["firmware"]),
             replaced=replaced,
+            items=dict(items),
         )
     except (ValueError, KeyError, TypeError, IndexError, zlib.error, RecursionError):
         return None

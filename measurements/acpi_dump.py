@@ -1,4 +1,5 @@
-"""The ACPI files of a machine shape from an unmodified QEMU, with how they were had.
+"""The ACPI files of a machine shape from an unmodified QEMU, with how they were had, and the other items of
+QEMU's configuration device that firmware measures.
 
 An idle machine gives them at once where that is proven to be what firmware gets; a dry boot of the firmware
 gives them everywhere. Nothing is guessed: a method that does not hold for a shape is refused.
@@ -6,7 +7,8 @@ gives them everywhere. Nothing is guessed: a method that does not hold for a sha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from measurements.acpi_dry_boot import dry_boot
 from measurements.acpi_tables import acpi_events, idle_limits, offered_files, read_acpi, shape_limits
 from measurements.events import MeasuredEvent, Provenance
 from measurements.firmware_volume import FirmwareError, FirmwareVolume
+from measurements.fw_cfg import FirmwareConfig
 from measurements.idle_machine import idle_machine
 from measurements.ovmf import DXE_VOLUME, MAX_FLASH, inner_volumes
 from measurements.qemu import QemuProgram
@@ -30,13 +33,25 @@ class AcpiMethod(StrEnum):
     DRY_BOOT = "dry-boot"
 
 
+ITEMS = (
+    "etc/smbios/smbios-tables",
+    "etc/smbios/smbios-anchor",
+    "etc/e820",
+    "etc/extra-pci-roots",
+    "etc/boot-menu-wait",
+    "etc/reserved-memory-end",
+    "opt/ovmf/X-PciMmio64Mb",
+    "bootorder",
+)
+"""Items that a dump holds besides the ACPI files, if QEMU offers them."""
+
 _PROVENANCE = {AcpiMethod.IDLE: Provenance.COMPUTED, AcpiMethod.DRY_BOOT: Provenance.DRY_BOOT}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AcpiDump:
     """The files, the version of the QEMU that made them, how they were had, the firmware that ran (empty for
-    none) and in words which devices had stand-ins.
+    none), in words which devices had stand-ins, and those of ``ITEMS`` that there are, by name.
     """
 
     files: AcpiFiles
@@ -44,6 +59,7 @@ class AcpiDump:
     method: AcpiMethod
     firmware: str = ""
     replaced: tuple[str, ...] = ()
+    items: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def provenance(self) -> Provenance:
@@ -111,18 +127,27 @@ def acpi_dump(
     if chosen is AcpiMethod.IDLE or firmware is None:
         with idle_machine(shape, program) as machine:
             files = read_acpi(machine, shape)
-        return AcpiDump(
-            files=files, qemu_version=machine.qemu_version, method=AcpiMethod.IDLE, replaced=replaced
-        )
+            return AcpiDump(
+                files=files,
+                qemu_version=machine.qemu_version,
+                method=AcpiMethod.IDLE,
+                replaced=replaced,
+                items=_items(machine.config),
+            )
     with dry_boot(shape, program, firmware) as machine:
         files = offered_files(machine)
-    return AcpiDump(
-        files=files,
-        qemu_version=machine.qemu_version,
-        method=AcpiMethod.DRY_BOOT,
-        firmware=firmware.code.name,
-        replaced=replaced,
-    )
+        return AcpiDump(
+            files=files,
+            qemu_version=machine.qemu_version,
+            method=AcpiMethod.DRY_BOOT,
+            firmware=firmware.code.name,
+            replaced=replaced,
+            items=_items(machine.config),
+        )
+
+
+def _items(config: FirmwareConfig) -> dict[str, bytes]:
+    return {name: config.read(name) for name in ITEMS if name in config.files}
 
 
 def _drivers(code: Path) -> FirmwareVolume | None:

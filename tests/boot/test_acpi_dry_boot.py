@@ -115,6 +115,7 @@ def test_a_second_root_bus_needs_the_firmware(second_bus: AcpiDump) -> None:
     tables = {table.signature: table.content for table in parse_tables(second_bus.files.tables)}
     assert b"PC20" in tables["DSDT"]
     assert "SRAT" in tables
+    assert second_bus.items["etc/extra-pci-roots"] == (1).to_bytes(8, "little")
 
 
 def test_replaced_devices_are_named_in_the_origin(second_bus: AcpiDump) -> None:

@@ -28,7 +28,13 @@ from measurements.shape_devices import ExtraDevice
 
 KEY = "0" * 64
 FILES = AcpiFiles(loader=bytes(4096), files=((RSDP, b"RSD PTR " + bytes(12)), (TABLES, bytes(1 << 17))))
-DUMP = AcpiDump(files=FILES, qemu_version="7.2.0", method=AcpiMethod.IDLE, firmware="OVMF.fd")
+DUMP = AcpiDump(
+    files=FILES,
+    qemu_version="7.2.0",
+    method=AcpiMethod.IDLE,
+    firmware="OVMF.fd",
+    items={"bootorder": b"x", "etc/e820": bytes(20)},
+)
 ENTRY = encode_entry(DUMP, key=KEY)
 
 

@@ -197,6 +197,16 @@ def test_events_say_what_they_come_from() -> None:
         assert "vhost-vsock-pci in slot 8 is replaced by virtio-rng-pci in the same slot" in event.origin
 
 
+@pytest.mark.parametrize("suite", RELEASES)
+def test_a_dump_holds_what_else_firmware_measures(suite: str) -> None:
+    shape = MachineShape(smbios=(SmbiosStrings(type=1, fields=(("product", "Another"),)),))
+    items = acpi_dump(shape, _program(suite)).items
+    assert items["bootorder"] == b"/pci@i0cf8/scsi@3/disk@0,0\0"
+    assert b"Another" in items["etc/smbios/smbios-tables"]
+    assert len(items["etc/e820"]) % 20 == 0
+    assert "etc/extra-pci-roots" not in items
+
+
 def test_wide_addresses_need_firmware_that_limits_them() -> None:
     wide = MachineShape(phys_bits=52)
     current = debian_package("ovmf", suite="trixie") / "usr/share/OVMF/OVMF_CODE_4M.fd"
