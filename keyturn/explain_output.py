@@ -25,6 +25,7 @@ def near_misses_document(near: NearMisses) -> dict[str, Any]:
                 "machine": miss.machine,
                 "explains": list(miss.explains),
                 "left": list(miss.left),
+                "events": list(miss.events),
                 "steps": list(miss.steps),
             }
             for miss in near.found
@@ -81,7 +82,9 @@ def _label_words(prediction: PlatformPrediction) -> str:
 
 
 def _near_miss_words(miss: NearMiss) -> str:
-    words = f"{_names(miss.explains)} would be as found if {' and '.join(miss.words)}"
+    what = [_names(miss.explains)] if miss.explains else []
+    what += [f"event {words}" for words in miss.events]
+    words = f"{', '.join(what)} would be as found if {' and '.join(miss.words)}"
     words += f"; this is what {miss.machine} would give"
     if miss.steps:
         words += f"; first other step: {', '.join(miss.steps)}"

@@ -61,6 +61,13 @@ _OtherVarsOption = Annotated[
     list[Path] | None,
     typer.Option("--try-vars", help="Another variable store that the host may use. May be repeated."),
 ]
+_ReleaseOption = Annotated[
+    str | None, typer.Option("--firmware-release", help="The edk2 release of a firmware not recognised.")
+]
+_OtherQemuOption = Annotated[
+    list[Path] | None,
+    typer.Option("--try-qemu", help="Another QEMU that the host may use (TDX). May be repeated."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -80,8 +87,10 @@ def explain_command(
     firmware_code: _CodeOption = None,
     firmware_vars: _VarsOption = None,
     firmware: _FirmwareOption = None,
+    firmware_release: _ReleaseOption = None,
     try_firmware: _OtherFirmwareOption = None,
     try_vars: _OtherVarsOption = None,
+    try_qemu: _OtherQemuOption = None,
     json: JsonOption = False,
 ) -> None:
     """Name the first difference between prediction and boot, its cause and the fix, then every other one.
@@ -89,8 +98,9 @@ def explain_command(
     What a file is, is recognised by its content; no signature is checked. Where registers are wrong, near
     misses are tried: other choices of host, firmware and image that would give exactly these registers.
     """
+    from keyturn.explain_inputs import SearchFiles
     from keyturn.explain_output import near_misses_document, show_explanation, show_near_misses
-    from keyturn.explain_search import SearchFiles, search_log, search_machine
+    from keyturn.explain_search import search_log, search_machine
     from measurements.explain import best_explanation, explanation_document
     from measurements.reference import read_predictions
 
@@ -109,6 +119,8 @@ def explain_command(
             firmware_code=firmware_code,
             firmware_vars=firmware_vars,
             firmware=firmware,
+            release=firmware_release,
+            other_qemus=try_qemu or (),
             other_firmware=try_firmware or (),
             other_vars=try_vars or (),
         ),

@@ -82,7 +82,7 @@ class _Search(Generic[Inputs]):
     untried: int = 0
     left_out: int = 0
     _seen: set[tuple[int, ...]] = field(default_factory=set)
-    _noted: list[tuple[frozenset[int], frozenset[str]]] = field(default_factory=list)
+    _noted: list[tuple[frozenset[str], frozenset[str]]] = field(default_factory=list)
 
     @property
     def unexplained(self) -> frozenset[str]:
@@ -165,10 +165,10 @@ class _Search(Generic[Inputs]):
 
     def _is_new(self, changes: tuple[Change[Inputs], ...], explained: frozenset[str]) -> bool:
         """Whether no fewer of these changes explain as much."""
-        ids = frozenset(id(change) for change in changes)
-        if any(fewer <= ids and explained <= by_fewer for fewer, by_fewer in self._noted):
+        words = frozenset(change.words for change in changes)
+        if any(fewer <= words and explained <= by_fewer for fewer, by_fewer in self._noted):
             return False
-        self._noted.append((ids, explained))
+        self._noted.append((words, explained))
         return True
 
     def _add(
