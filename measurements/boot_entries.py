@@ -75,7 +75,7 @@ def boot_events(
     firmware: BootManagerFirmware, shape: MachineShape, variables: VariableStore
 ) -> list[MeasuredEvent]:
     """PCR 1: boot order and boot entries; raises FirmwareError where they are not known."""
-    _check_fresh(variables)
+    check_fresh(variables)
     entries = boot_entries(firmware, shape)
     order = boot_order(entries, shape)
     values = [("BootOrder", struct.pack(f"<{len(order)}H", *order), "order of the boot entries")]
@@ -129,7 +129,9 @@ def _manager_entries(firmware: BootManagerFirmware, *, menu: bool) -> Iterator[B
     setup_attributes = ACTIVE | APPLICATION
     if menu:
         yield _firmware_entry(firmware.dxe_files[MENU_FILE], MENU_FILE, ACTIVE | HIDDEN | APPLICATION)
-        yield _firmware_entry("EFI Firmware Setup", SETUP_FILE, setup_attributes)
+        # Builds for trust domains keep UiApp in a volume that those do not load (edk2 pull request 12488).
+        if SETUP_FILE in firmware.dxe_files:
+            yield _firmware_entry("EFI Firmware Setup", SETUP_FILE, setup_attributes)
     elif SETUP_FILE in firmware.dxe_files:
         yield _firmware_entry(firmware.dxe_files[SETUP_FILE], SETUP_FILE, setup_attributes | HIDDEN)
     else:
@@ -181,7 +183,8 @@ def _firmware_entry(description: str, file: UUID, attributes: int) -> BootEntry:
     return BootEntry(description=description, attributes=attributes, path=path, device=False)
 
 
-def _check_fresh(variables: VariableStore) -> None:
+def check_fresh(variables: VariableStore) -> None:
+    """Raise ``FirmwareError`` if the firmware has made its entries in an earlier boot already."""
     for variable in variables.variables:
         if variable.vendor == GLOBAL_VARIABLE and _BOOT_NAME.fullmatch(variable.name):
             raise FirmwareError(

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from measurements.acpi_blob import AcpiFiles
 from measurements.boot_applications import exit_events, program_event
+from measurements.boot_entries import check_fresh
 from measurements.boot_sequence import ImageEvents, started_events
 from measurements.errors import FormatError
 from measurements.events import MeasuredEvent, Provenance
@@ -88,9 +89,9 @@ class TdxFirmware:
                 subject=store_name,
                 advice="give the OVMF_VARS file that belongs to the firmware",
             )
-        policy = secure_boot_policy(
-            parse_variable_store(store, subject=store_name), supported=facts.secure_boot_supported
-        )
+        found = parse_variable_store(store, subject=store_name)
+        check_fresh(found)
+        policy = secure_boot_policy(found, supported=facts.secure_boot_supported)
         return cls(tdvf=tdvf, build=build, facts=facts, store=store, store_name=store_name, policy=policy)
 
 

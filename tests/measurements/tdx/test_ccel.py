@@ -113,6 +113,15 @@ def test_logs_replay_and_every_event_has_a_name(name: str) -> None:
         )
 
 
+def test_entries_of_an_applications_log_extend_rtmr3_with_the_whole_tagged_event() -> None:
+    log = parse_cc_log(vector("tdx-ccel-logs/trustee/CCEL_AAEL_alibabacloud").read_bytes())
+    entries = [event for event in log.events if event.pcr == 4]
+    assert len(entries) == 2
+    for event in entries:
+        assert hashlib.sha384(event.data).digest() == event.digests[Algorithm.SHA384]
+        assert decode_event(event.event_type, event.data).title.startswith("coco.com some-operation")
+
+
 def test_a_flipped_digest_changes_the_replay() -> None:
     data = bytearray(vector("tdx-ccel-logs/trustee/CCEL_data_ovmf").read_bytes())
     before = replay_rtmrs(parse_cc_log(bytes(data)))

@@ -30,6 +30,7 @@ from measurements.firmware_catalogue import (
 )
 from measurements.tdx.dxe_volume import read_dxe_facts
 from measurements.tdx.mrtd import PageOrder, compute_mrtd
+from measurements.tdx.quote import parse_quote
 from measurements.tdx.tdvf import parse_tdvf
 from tests.support.debian_packages import debian_package
 from tests.support.vectors import vector
@@ -214,3 +215,18 @@ def test_cut_data_raise_one_error_or_are_whole(name: str, place: int, size: int)
     whole = text(name)
     with contextlib.suppress(CatalogueError):
         read(name, whole[:place] + whole[place + size :])
+
+
+@pytest.mark.parametrize(
+    ("quote", "words"),
+    [
+        ("dcap-qvl-tdx-quote-48cf.bin", "Canonical ovmf 2024.02-3+tdx1.0"),
+        ("oasis-core-quote-v4-tdx-ecdsa-p256.bin", "Canonical ovmf 2024.02-3+tdx1.0"),
+        ("dstack-tdx-quote.bin", "Canonical ovmf 2024.02-3+tdx1.0"),
+        ("dcap-qvl-quote-hex.bin", "dstack image 0.5.4"),
+        ("dstack-quote-report.bin", "dstack image of os_image_hash 14ad42d0"),
+    ],
+)
+def test_public_quotes_have_the_known_values_of_unpublished_firmware(quote: str, words: str) -> None:
+    mrtd = parse_quote(vector(f"attestation/dcap/quotes/{quote}").read_bytes()).body.mrtd
+    assert [known.name.startswith(words) for known in catalogue().mrtds if known.mrtd == mrtd] == [True]
