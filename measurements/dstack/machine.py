@@ -20,6 +20,7 @@ the tables.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from measurements.acpi_blob import RSDP, TABLES, AcpiFiles, parse_tables
@@ -95,34 +96,39 @@ def vm_shape(config: VmConfig, *, machine: str = "q35", phys_bits: int = USUAL_P
 
 
 def machine_acpi(
-    config: VmConfig, program: QemuProgram, *, machine: str = "q35", phys_bits: int = USUAL_PHYS_BITS
+    config: VmConfig,
+    program: QemuProgram,
+    *,
+    machine: str = "q35",
+    phys_bits: int = USUAL_PHYS_BITS,
+    dump: Callable[[MachineShape, QemuProgram], AcpiDump] = acpi_dump,
 ) -> DstackAcpi:
-    """The machine's ACPI files from an unmodified QEMU.
+    """The machine's ACPI files from an unmodified QEMU; ``dump`` may be one that keeps what it read.
 
     Raises ``DstackInputError`` if this release of QEMU does not speak for the host's, and the errors of
     ``acpi_dump``.
     """
     shape = vm_shape(config, machine=machine, phys_bits=phys_bits)
-    dump = acpi_dump(shape, program)
-    version = _version(dump.qemu_version)
+    found = dump(shape, program)
+    version = _version(found.qemu_version)
     wanted = config.qemu[:2]
     if version not in SAME_TABLES.get(wanted, (wanted,)):
         raise DstackInputError(
-            f"is QEMU {dump.qemu_version}, whose tables are not those of the host's "
+            f"is QEMU {found.qemu_version}, whose tables are not those of the host's "
             f"{'.'.join(map(str, config.qemu))}",
             subject=program.name,
             advice=f"give a QEMU {' or '.join(f'{a}.{b}' for a, b in SAME_TABLES.get(wanted, (wanted,)))}",
         )
-    files = dump.files
-    notes = [*dump.replaced, f"addresses of {phys_bits} bits, which vm_config does not tell"]
+    files = found.files
+    notes = [*found.replaced, f"addresses of {phys_bits} bits, which vm_config does not tell"]
     if config.gpus + config.nvswitches:
         notes.append(f"passed-through devices are replaced by {_PORT_DEVICE} behind the same ports")
     if version != wanted:
-        notes.append(f"QEMU {dump.qemu_version} speaks for {'.'.join(map(str, config.qemu))}")
+        notes.append(f"QEMU {found.qemu_version} speaks for {'.'.join(map(str, config.qemu))}")
     if not config.pic and version < PIC_FLAG_SINCE:
         files = without_pic_flag(files)
         notes.append("the MADT's flag for a PIC is cleared, as QEMU does from 9.1 on")
-    return DstackAcpi(files=files, digests=_digests(files, dump, notes), notes=tuple(notes))
+    return DstackAcpi(files=files, digests=_digests(files, found, notes), notes=tuple(notes))
 
 
 def without_pic_flag(files: AcpiFiles) -> AcpiFiles:

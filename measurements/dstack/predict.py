@@ -8,8 +8,8 @@ the app (``app_compose``), not from here.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from measurements.acpi_blob import RSDP, AcpiFiles
 from measurements.dstack.boot_log import (
@@ -31,6 +31,7 @@ from measurements.dstack.lite import (
     TdxMeasurement,
     require_stable_kernel,
 )
+from measurements.dstack.runtime_events import RuntimeEvent, replay
 from measurements.dstack.vm_config import SnpLaunch, VmConfig
 from measurements.events import Provenance
 from measurements.platforms import Platform, PlatformPrediction, RegisterEvent
@@ -87,6 +88,41 @@ def predict_tdx(reference: TdxReference, config: VmConfig, acpi: AcpiDigests) ->
         registers={register: {BANK: value} for register, value in values.items()},
         events=(*reference.mrtd_events, *(event for events in registers.values() for event in events)),
         label={"qemu": ".".join(map(str, config.qemu)), "page-order": config.page_order.value},
+    )
+
+
+def with_app(
+    prediction: PlatformPrediction, events: Sequence[RuntimeEvent], *, config_id: bytes
+) -> PlatformPrediction:
+    """The prediction with RTMR3 at the end of the boot's runtime events, and MRCONFIGID (48 bytes) as the
+    host binds it at launch.
+    """
+    runtime = [
+        RegisterEvent(
+            register="rtmr3",
+            event_type="dstack runtime event",
+            digests={BANK: event.digest()},
+            description=f"runtime event {event.name}",
+            origin="app-compose.json and deployment",
+        )
+        for event in events
+    ]
+    bound = RegisterEvent(
+        register="mrconfigid",
+        event_type="TD parameter",
+        digests={BANK: config_id},
+        description=f"mrconfigid of version {config_id[0]}",
+        origin="app-compose.json",
+        running=True,
+    )
+    return replace(
+        prediction,
+        registers={
+            **prediction.registers,
+            "rtmr3": {BANK: replay(events)},
+            "mrconfigid": {BANK: config_id},
+        },
+        events=(*prediction.events, *runtime, bound),
     )
 
 
@@ -155,10 +191,10 @@ def acpi_digests(
 
 
 def shape_words(config: VmConfig) -> dict[str, object]:
-    """The host's choices that the values hold for, in the words of ``vm_config``."""
+    """The host's choices that the values hold for, in the words of shapes where these have such."""
     return {
         "cpus": config.cpus,
-        "memory": config.memory,
+        "memory": f"{config.memory >> 20}MiB",
         "qemu": ".".join(map(str, config.qemu)),
         "pic": config.pic,
         "pci-hole64": config.pci_hole64,
