@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from measurements.ovmf import Firmware, read_firmware
 from measurements.pcr0 import Patch
 from measurements.qemu import Machine, MachineSpec, QemuProgram
 from measurements.qemu_args import Accelerator, DiskFile, FirmwareFiles
-from measurements.shape import Disk, MachineShape
+from measurements.shape import MachineShape, TpmInterface
 
 SCHEMA = "keyturn-firmware-profile/1"
 BOOT_SECONDS = 180
@@ -68,13 +68,16 @@ class FirmwareProfile:
 
 
 def machine_key(shape: MachineShape) -> dict[str, object]:
-    """The parts of a shape that move early allocations."""
+    """The parts of a shape that move early allocations; the rarer ones only where they are unusual."""
+    default = MachineShape()
+    rare = {"phys_bits": (shape.phys_bits, default.phys_bits), "sleep": (shape.sleep, default.sleep)}
     return {
         "machine": shape.machine,
         "memory_mib": shape.memory_mib,
         "cpus": shape.cpus,
         "cpu_vendor": shape.cpu_vendor.value,
         "smm": shape.smm,
+        **{key: value for key, (value, usual) in rare.items() if value != usual},
     }
 
 
@@ -83,7 +86,16 @@ def record_profile(
 ) -> FirmwareProfile:
     """Boots the firmware once and records its writes; raises FirmwareError if its log does not confirm."""
     firmware = read_firmware(files.code)
-    bare = replace(shape, disks=(Disk(),), nics=())
+    bare = MachineShape(
+        memory_mib=shape.memory_mib,
+        cpus=shape.cpus,
+        machine=shape.machine,
+        tpm=TpmInterface.CRB if shape.tpm is TpmInterface.NONE else shape.tpm,
+        cpu_vendor=shape.cpu_vendor,
+        smm=shape.smm,
+        phys_bits=shape.phys_bits,
+        sleep=shape.sleep,
+    )
     with tempfile.TemporaryDirectory(prefix="keyturn-") as name:
         folder = Path(name)
         disk = folder / "empty.raw"

@@ -78,6 +78,13 @@ def test_profile_of_another_machine_is_refused() -> None:
             profile.patches_for(firmware, shape)
 
 
+def test_rare_parts_of_a_shape_are_in_the_key_where_they_are_unusual() -> None:
+    usual = machine_key(MachineShape())
+    assert set(usual) == {"machine", "memory_mib", "cpus", "cpu_vendor", "smm"}
+    assert machine_key(MachineShape(phys_bits=46)) == usual | {"phys_bits": 46}
+    assert machine_key(MachineShape(sleep=True)) == usual | {"sleep": True}
+
+
 @pytest.mark.boot
 def test_dry_boot_agrees_with_what_is_computed() -> None:
     require_tool("qemu-system-x86_64", package="qemu-system-x86")
