@@ -44,7 +44,7 @@ _FACP_FACS, _FACP_DSDT, _FACP_DSDT64, _FACP_SIZE = 36, 40, 140, 148
 _TPM2_LOG_SIZE, _TPM2_LOG, _TPM2_SIZE = 64, 68, 76
 
 _WITHOUT_POINTERS = frozenset(
-    ["APIC", "BGRT", "DMAR", "ERST", "HEST", "HMAT", "HPET", "IVRS", "MCFG", "SLIT", "SRAT", "VIOT", "WAET"]
+    ["APIC", "DMAR", "ERST", "HMAT", "HPET", "IVRS", "MCFG", "SLIT", "SRAT", "VIOT", "WAET"]
 )
 """Tables that QEMU makes complete: they need a checksum only."""
 

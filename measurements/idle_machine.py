@@ -19,7 +19,7 @@ from measurements.errors import KeyturnError
 from measurements.fw_cfg import FirmwareConfig
 from measurements.qemu import QemuProgram, die_with_parent
 from measurements.qemu_args import Channels, idle_arguments
-from measurements.qemu_refusal import refused_key
+from measurements.qemu_refusal import refused_subject
 from measurements.qmp import Monitor, MonitorError
 from measurements.qtest import Qtest, QtestError
 from measurements.shape import MachineShape, TpmInterface
@@ -118,11 +118,10 @@ def started_machine(
 
 
 def _refused(program: QemuProgram, words: str) -> IdleMachineError:
-    key = refused_key(words)
     return IdleMachineError(
         f"QEMU did not start: {words}",
-        subject=program.name if key is None else f"shape key {key!r}",
-        advice="see QEMU's own message" if key is None else "change this key, or use another QEMU",
+        subject=refused_subject(words, program=program.name),
+        advice="change what QEMU names, or use another QEMU",
     )
 
 

@@ -36,6 +36,7 @@ from measurements.qemu_args import (
     PortForward,
     run_arguments,
 )
+from measurements.qemu_refusal import refused_subject
 from measurements.qmp import Monitor, MonitorError
 from measurements.shape import CpuVendor, MachineShape, TpmInterface
 from measurements.swtpm import SoftwareTpm, TpmError, manufacture, require_program, socket_folder_fits
@@ -218,9 +219,10 @@ class Machine:
         try:
             self.qemu_version = self.monitor.greet()
         except MonitorError as problem:
+            words = self._said()
             raise MachineError(
-                f"QEMU did not start: {self._said()}",
-                subject=program.name,
+                f"QEMU did not start: {words}",
+                subject=refused_subject(words, program=program.name),
                 advice="see QEMU's own message",
             ) from problem
 

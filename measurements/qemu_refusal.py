@@ -35,3 +35,9 @@ def refused_key(words: str) -> str | None:
         number = "" if found[2] is None else f" {found[2]}"
         return ("gpu or nvswitch" if found[1] == "passed" else _ID_KEYS[found[1]]) + number
     return next((key for pattern, key in _WORDS if pattern.search(words)), None)
+
+
+def refused_subject(words: str, *, program: str) -> str:
+    """What an error about QEMU's ``words`` is about: a key of the shape, or else the program."""
+    key = refused_key(words)
+    return program if key is None else f"shape key {key!r}"

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from measurements.acpi_blob import AcpiFiles, derive_files, parse_tables
 from measurements.acpi_dump import AcpiMethod, acpi_dump, choose_method
-from measurements.acpi_tables import idle_limits
-from measurements.errors import MissingToolError
+from measurements.acpi_tables import idle_limits, read_acpi
+from measurements.errors import FormatError, MissingToolError
 from measurements.events import Provenance
-from measurements.idle_machine import IdleMachineError
+from measurements.fw_cfg import FirmwareConfig
+from measurements.idle_machine import IdleMachine, IdleMachineError, started_machine
 from measurements.ovmf import DXE_VOLUME, inner_volumes
 from measurements.qemu import QemuProgram
-from measurements.qemu_args import DryBootFirmware
+from measurements.qemu_args import Channels, DryBootFirmware, idle_arguments
 from measurements.shape import BootSource, CpuVendor, MachineShape, Nic, ShapeError, TpmInterface
 from measurements.shape_devices import ExtraDevice, NumaNode, PassedDevice, PassedKind, Pxb, SmbiosStrings
 from tests.support.debian_packages import debian_package
@@ -87,6 +89,50 @@ def test_derived_files_are_qemus_own(suite: str, shape: MachineShape, extra: set
     files = _files(shape, suite)
     assert extra <= {table.signature for table in parse_tables(files.tables)}
     assert files == derive_files(files.tables)
+
+
+def _with(suite: str, *extra: str) -> AcpiFiles:
+    """The files of a machine with arguments that no shape has."""
+    shape = MachineShape(tpm=TpmInterface.NONE)
+
+    def arguments(channels: Channels, _: Path) -> list[str]:
+        fixed = idle_arguments(
+            shape, tpm_socket=None, monitor_fd=channels.monitor_fd, qtest_fd=channels.qtest_fd
+        )
+        return [*fixed, *extra]
+
+    with started_machine(shape, _program(suite), arguments) as machine:
+        config = FirmwareConfig(machine.bus)
+        idle = IdleMachine(bus=machine.bus, config=config, qemu_version=machine.qemu_version)
+        return read_acpi(idle, shape)
+
+
+@pytest.mark.parametrize("suite", RELEASES)
+@pytest.mark.parametrize(
+    ("signature", "extra"),
+    [
+        ("DMAR", ["-device", "intel-iommu"]),
+        ("IVRS", ["-device", "amd-iommu"]),
+        ("ERST", ["-object", "memory-backend-ram,id=e,size=64k", "-device", "acpi-erst,memdev=e"]),
+    ],
+)
+def test_tables_that_no_shape_brings_are_derived_too(suite: str, signature: str, extra: list[str]) -> None:
+    files = _with(suite, *extra)
+    assert signature in {table.signature for table in parse_tables(files.tables)}
+    assert files == derive_files(files.tables)
+
+
+@pytest.mark.parametrize(
+    ("extra", "reason"),
+    [
+        (["-device", "vmgenid,guid=auto"], "machine with table SSDT"),
+        (["-machine", "cxl=on"], "machine with table CEDT"),
+        (["-acpitable", "sig=SSDT,data=/etc/hostname"], "expected no checksum"),
+    ],
+)
+def test_a_table_slipped_in_by_the_host_is_refused(extra: list[str], reason: str) -> None:
+    with pytest.raises(FormatError, match=reason):
+        derive_files(_with("installed", *extra).tables)
 
 
 def test_releases_differ() -> None:
