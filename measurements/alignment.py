@@ -20,6 +20,8 @@ from measurements.platforms import RegisterEvent
 
 _VARIABLE = re.compile(r"\b(BootOrder|Boot[0-9A-F]{4}|SecureBoot|PK|KEK|dbx|dbt|dbr|db)\b")
 _VARIABLE_REGISTERS = ("1", "7", "rtmr0")
+_RUNTIME_REGISTER = "rtmr3"
+_RUNTIME_PREFIX = "runtime event "
 
 
 class DifferenceKind(StrEnum):
@@ -86,8 +88,9 @@ def common_banks(expected: Sequence[RegisterEvent], booted: Sequence[BootedEvent
 def _differences(
     expected: Sequence[RegisterEvent], booted: Sequence[BootedEvent], banks: Sequence[str]
 ) -> Iterator[Difference]:
-    left = [(e.register, e.event_type, *(e.digests[bank] for bank in banks)) for e in expected]
-    right = [(e.register, e.type_name, *(e.digests[bank] for bank in banks)) for e in booted]
+    # Registers do not hold event types, so equal digests are enough.
+    left = [(e.register, *(e.digests[bank] for bank in banks)) for e in expected]
+    right = [(e.register, *(e.digests[bank] for bank in banks)) for e in booted]
     for tag, low, high, start, end in SequenceMatcher(None, left, right, autojunk=False).get_opcodes():
         if tag != "equal":
             yield from _pair(expected[low:high], booted[start:end], offset=start)
@@ -120,12 +123,17 @@ def _pair(
 
 
 def _subject_of_expected(event: RegisterEvent) -> tuple[str, str, str]:
+    if event.register == _RUNTIME_REGISTER:
+        return event.register, "", event.description.removeprefix(_RUNTIME_PREFIX)
     found = _VARIABLE.search(event.description)
     named = found is not None and event.register in _VARIABLE_REGISTERS
     return event.register, event.event_type, found[1] if found is not None and named else ""
 
 
 def _subject_of_booted(event: BootedEvent) -> tuple[str, str, str]:
-    found = _VARIABLE.fullmatch(event.facts.title.removeprefix("variable "))
+    title = event.facts.title
+    if event.register == _RUNTIME_REGISTER:
+        return event.register, "", title.removeprefix(_RUNTIME_PREFIX).partition(":")[0]
+    found = _VARIABLE.fullmatch(title.removeprefix("variable "))
     named = found is not None and event.register in _VARIABLE_REGISTERS
     return event.register, event.type_name, found[1] if found is not None and named else ""

@@ -54,10 +54,14 @@ class BootedEvent:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BootedLog:
-    """A log's extending records in order, and the values that they yield, which may start above zero."""
+    """A log's extending records in order, and the values that they yield, which may start above zero.
+
+    ``whole`` are the registers of which the log holds every event; None for all that a firmware's log shows.
+    """
 
     events: tuple[BootedEvent, ...]
     registers: Registers
+    whole: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

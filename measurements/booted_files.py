@@ -1,7 +1,7 @@
 """Recognises by its content what a user gives of a machine that booted, and joins it to one ``Booted``.
 
 - Boot report: a JSON object with ``schema``, or console output with the report's frame.
-- dstack report: a JSON object with ``quote`` (hexadecimal) and ``event_log`` (the text of a JSON list).
+- dstack report: a JSON object with ``quote`` and ``event_log``, or with ``attestation``.
 - dstack event log: a JSON list.
 - TPM quote: ``TPMS_ATTEST``, 0xff544347 0x8018.
 - TDX quote: u16 version 4 or 5, u16 key type 2, u32 TEE type 0x81.
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
@@ -149,11 +149,8 @@ def _json(data: bytes, name: str) -> Told:
     document = parse_json(data, subject=name)
     if isinstance(document, list):
         return _dstack_log(data, name)
-    if isinstance(document, dict) and {"quote", "event_log"} <= set(document):
-        quote, log = document["quote"], document["event_log"]
-        if not isinstance(quote, str) or not isinstance(log, str):
-            _refuse(name, "has a quote or an event_log that is no text", "give the report as dstack made it")
-        return _dstack_report(quote, log, name)
+    if isinstance(document, dict) and ("attestation" in document or {"quote", "event_log"} <= set(document)):
+        return _dstack_report(data, name)
     from measurements.boot_report import decode_report
 
     return _boot_report(decode_report(data), name)
@@ -210,20 +207,25 @@ def _nitro_document(data: bytes, name: str) -> Told:
 
 
 def _dstack_log(data: bytes, name: str) -> Told:
-    return Told(name=name, kind=FileKind.DSTACK_LOG, platform=Platform.TDX, log=_dstack_events(data, name))
+    from measurements.dstack.event_log import parse_event_log as parse_dstack_log
+
+    log = _dstack_events(parse_dstack_log(data, subject=name))
+    return Told(name=name, kind=FileKind.DSTACK_LOG, platform=Platform.TDX, log=log)
 
 
-def _dstack_report(quote: str, log: str, name: str) -> Told:
-    try:
-        quoted = bytes.fromhex(quote)
-    except ValueError:
-        _refuse(name, "has a quote that is not hexadecimal", "give the report as dstack made it")
+def _dstack_report(data: bytes, name: str) -> Told:
+    from measurements.dstack.evidence import SnpEvidence, parse_report
+
+    evidence = parse_report(data)
+    if isinstance(evidence, SnpEvidence):
+        return replace(_snp_report(evidence.report, name), kind=FileKind.DSTACK_REPORT)
+    log = _dstack_events(evidence.log)
     return Told(
         name=name,
         kind=FileKind.DSTACK_REPORT,
         platform=Platform.TDX,
-        log=_dstack_events(log.encode(), name),
-        reported=_quoted_registers(quoted, name),
+        log=replace(log, whole=frozenset(("rtmr3",))) if evidence.stripped else log,
+        reported=_quoted_registers(evidence.quote, name),
     )
 
 
@@ -234,12 +236,8 @@ def _quoted_registers(data: bytes, name: str) -> Registers:
     return {register: {SHA384: value} for register, value in registers.items()}
 
 
-def _dstack_events(data: bytes, name: str) -> BootedLog:
-    from measurements.dstack.event_log import parse_event_log as parse_dstack_log
-
-    events = tuple(
-        _dstack_event(event, number) for number, event in enumerate(parse_dstack_log(data, subject=name))
-    )
+def _dstack_events(log: Sequence[LogEvent]) -> BootedLog:
+    events = tuple(_dstack_event(event, number) for number, event in enumerate(log))
     names = sorted({event.register for event in events})
     registers = {register: {SHA384: replay_booted(events, register, SHA384)} for register in names}
     return BootedLog(events=events, registers=registers)

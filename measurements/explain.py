@@ -27,6 +27,7 @@ from measurements.platforms import Platform, PlatformPrediction, RegisterEvent
 _MEMORY_STEP = 128 << 20
 _SPLIT_MIB = 2816
 _IMA_REGISTER = "10"
+_FIRMWARE_RTMRS = ("rtmr0", "rtmr1", "rtmr2")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,18 +114,20 @@ def wrong_registers(explanation: Explanation) -> set[str]:
 def logged_events(expected: PlatformPrediction, log: BootedLog | None) -> list[RegisterEvent]:
     """The predicted events that a firmware's log shows."""
     unlogged = unlogged_registers(expected, log)
-    return [event for event in expected.events if not event.running and event.register not in unlogged]
+    return [event for event in expected.events if event.register not in unlogged]
 
 
 def unlogged_registers(expected: PlatformPrediction, log: BootedLog | None) -> set[str]:
-    """Registers whose events are not in the firmware's log: IMA and the guest keep their own, and launch
-    values have none. On TDX a log may hold the guest's events, too.
+    """Predicted registers whose events are not in the log: IMA and the guest keep their own, and launch
+    values have none. On TDX a log may hold the guest's events, too; one that was stripped lacks others.
     """
-    names = {event.register for event in expected.events if event.running}
     if expected.platform is Platform.TPM:
-        return names | {str(pcr) for pcr in UNLOGGED_PCRS}
+        return {str(pcr) for pcr in UNLOGGED_PCRS}
     logged = set() if log is None else {event.register for event in log.events}
-    return names | ({"rtmr3"} - logged)
+    covered = {*_FIRMWARE_RTMRS, *({"rtmr3"} & logged)}
+    if log is not None and log.whole is not None:
+        covered &= log.whole
+    return set(expected.registers) - covered
 
 
 def explanation_document(explanation: Explanation) -> dict[str, Any]:
@@ -168,9 +171,10 @@ def _differences(
     if expected.platform is Platform.TPM:
         return tuple(_aligned(predicted, log, set(expected.registers)))
     # Predictions of trust domains list one register after the other, and logs mix them.
+    registers = set(expected.registers) - unlogged_registers(expected, log)
     found = [
         difference
-        for register in expected.registers
+        for register in sorted(registers)
         for difference in _aligned(
             [event for event in predicted if event.register == register], log, {register}
         )

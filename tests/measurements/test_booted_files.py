@@ -28,6 +28,8 @@ REAL = {
     "tdx-ccel-pairs/dstack-simulator/eventlog.json": (FileKind.DSTACK_LOG, Platform.TDX),
     "tdx-ccel-pairs/dstack-examples/report.json": (FileKind.DSTACK_REPORT, Platform.TDX),
     "dstack/quote-report.json": (FileKind.DSTACK_REPORT, Platform.TDX),
+    "dstack/tdx-lite-attestation.json": (FileKind.DSTACK_REPORT, Platform.TDX),
+    "dstack/sev-snp-attestation.json": (FileKind.DSTACK_REPORT, Platform.SNP),
     "snp/trustee/test-report.bin": (FileKind.SNP_REPORT, Platform.SNP),
     "snp/virtee-sev/report_milan.hex": (FileKind.SNP_REPORT, Platform.SNP),
     "attestation/nitro/evervault-valid.bin": (FileKind.NITRO_DOCUMENT, Platform.NITRO),
@@ -67,6 +69,16 @@ def test_a_dstack_report_tells_log_and_registers() -> None:
         assert booted.log.registers[register] == booted.reported[register]
     titles = [event.facts.title for event in booted.log.events if event.register == "rtmr3"]
     assert any(title.startswith("compose-hash: ") for title in titles)
+
+
+def test_a_stripped_log_tells_the_guests_events_only() -> None:
+    name = "dstack/tdx-lite-attestation.json"
+    booted = read_files({name: vector(name).read_bytes()}).booted
+    assert booted.log is not None
+    assert booted.reported is not None
+    assert booted.log.whole == frozenset(("rtmr3",))
+    assert booted.log.registers["rtmr3"] == booted.reported["rtmr3"]
+    assert booted.log.registers["rtmr0"] != booted.reported["rtmr0"]
 
 
 def test_files_of_different_machines_are_refused() -> None:
