@@ -23,6 +23,7 @@ bench:
 	@scripts/setup bench
 	@$(VENV)/bin/python benchmarks/build.py $(BENCH_ARGS)
 	@$(VENV)/bin/python benchmarks/boot.py $(BOOT_BENCH_ARGS)
+	@$(VENV)/bin/python benchmarks/measure.py $(MEASURE_BENCH_ARGS)
 
 vectors:
 	@scripts/setup demo

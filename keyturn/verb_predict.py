@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from measurements.api import Host
+    from measurements.boot_sequence import ImageInputs
     from measurements.platforms import Platform, PlatformPrediction
     from measurements.shape import MachineShape
 
@@ -184,11 +185,16 @@ def predict(
 def _predictions(
     out: Output, image: Path, plan: Sequence[tuple[Platform, MachineShape]], host: Host
 ) -> list[PlatformPrediction]:
-    from image_builder.measured_image import read_measured_image
     from measurements.api import Predictor
 
+    def read() -> ImageInputs:
+        from image_builder.measured_image import read_measured_image
+
+        return read_measured_image(image)
+
+    _image_id(image)
     found: list[PlatformPrediction] = []
-    with out.progress() as bars, Predictor(image=read_measured_image(image), host=host) as predictor:
+    with out.progress() as bars, Predictor(image=read, host=host) as predictor:
         for index, (platform, shape) in enumerate(plan):
             bars.update("predictions", done=index, total=len(plan))
             found += predictor.predict(platform, shape)

@@ -69,21 +69,25 @@ def predict(
 
     Raises ``KeyturnError`` for anything whose measurements are not known, and for inputs that are missing.
     """
-    with Predictor(image=image, host=host) as predictor:
+    with Predictor(image=lambda: image, host=host) as predictor:
         return predictor.predict(platform, shape)
 
 
 class Predictor:
-    """Predictions of one image below one host; a context manager: it works in the background."""
+    """Predictions of one image below one host; a context manager: it works in the background.
 
-    def __init__(self, *, image: ImageInputs, host: Host) -> None:
-        self._image = image
+    ``image`` is called at most once, and only by platforms that measure the image.
+    """
+
+    def __init__(self, *, image: Callable[[], ImageInputs], host: Host) -> None:
+        self._read_image = image
+        self._inputs: ImageInputs | None = None
         self._host = host
         self._pool = ThreadPoolExecutor(max_workers=2)
         self._measured: Future[ImageEvents] | None = None
         self._unpacked: Future[Firmware] | None = None
         self._trust_domain: TdxFirmware | None = None
-        self._machines: dict[MachineShape, tuple[AcpiDump, Mapping[str, bytes]]] = {}
+        self._machines: dict[MachineShape, AcpiDump] = {}
 
     def __enter__(self) -> Predictor:
         return self
@@ -166,11 +170,16 @@ class Predictor:
             raise _missing("enclave image file", "Nitro boots one", "write it with keyturn eif build")
         return (replace(predict_nitro(self._host.enclave()), shape=shape.as_json()),)
 
+    def _image(self) -> ImageInputs:
+        if self._inputs is None:
+            self._inputs = self._read_image()
+        return self._inputs
+
     def _image_events(self) -> Future[ImageEvents]:
         if self._measured is None:
             from measurements.boot_sequence import measure_image
 
-            self._measured = self._pool.submit(measure_image, self._image)
+            self._measured = self._pool.submit(measure_image, self._image())
         return self._measured
 
     def _direct_boot(self) -> DirectBoot:
@@ -178,7 +187,7 @@ class Predictor:
         from measurements.systemd_stub import final_command_line, parse_uki
         from measurements.tdx.predict import DirectBoot
 
-        uki = parse_uki(self._image.uki, subject="uki.efi")
+        uki = parse_uki(self._image().uki, subject="uki.efi")
         return DirectBoot(
             kernel=uki.kernel, initrd=uki.sections[".initrd"], command_line=final_command_line(uki)
         )
@@ -186,7 +195,7 @@ class Predictor:
     def _runtime_events(self) -> Sequence[RuntimeEvent]:
         from measurements.runtime_events import DEV_IMAGE
 
-        return self._host.runtime_events or ((DEV_IMAGE,) if self._image.dev else ())
+        return self._host.runtime_events or ((DEV_IMAGE,) if self._image().dev else ())
 
     def _firmware_files(self) -> FirmwareFiles:
         if self._host.firmware is None:
@@ -207,20 +216,19 @@ class Predictor:
         from measurements.firmware_catalogue import hypervisor
         from measurements.tdx.predict import TdxMachine
 
-        dump, items = self._machine(shape)
+        dump = self._machine(shape)
         return TdxMachine(
             shape=shape,
             hypervisor=hypervisor(name),
             acpi=dump.files,
             acpi_origin=dump.origin,
             acpi_provenance=dump.provenance,
-            fw_cfg=items,
-            smbios=items.get(TABLES),
+            fw_cfg=dump.items,
+            smbios=dump.items.get(TABLES),
             qemu_version=_version(dump.qemu_version),
         )
 
-    def _machine(self, shape: MachineShape) -> tuple[AcpiDump, Mapping[str, bytes]]:
-        """What QEMU offers firmware on a machine of ``shape``."""
+    def _machine(self, shape: MachineShape) -> AcpiDump:
         if shape not in self._machines:
             self._machines[shape] = _read_machine(shape, self._host)
         return self._machines[shape]
@@ -232,17 +240,11 @@ def _read_firmware(code: Path) -> Firmware:
     return read_firmware(code)
 
 
-def _read_machine(shape: MachineShape, host: Host) -> tuple[AcpiDump, Mapping[str, bytes]]:
+def _read_machine(shape: MachineShape, host: Host) -> AcpiDump:
     from measurements.acpi_cache import cached_dump
-    from measurements.idle_machine import idle_machine
     from measurements.qemu import QemuProgram
-    from measurements.tdx.machine_reader import offered_items
 
-    program = host.qemu or QemuProgram.installed()
-    dump = cached_dump(shape, program, firmware=_dry_boot_firmware(host))
-    with idle_machine(shape, program) as machine:
-        items = offered_items(machine.config, direct=shape.boot is BootSource.DIRECT)
-        return dump, {**items, TABLES: machine.config.read(TABLES)}
+    return cached_dump(shape, host.qemu or QemuProgram.installed(), firmware=_dry_boot_firmware(host))
 
 
 def _dry_boot_firmware(host: Host) -> DryBootFirmware | None:

@@ -71,7 +71,7 @@ def test_one_predictor_gives_what_single_calls_give(folder: Path, firmware: Firm
     image, host = read_measured_image(folder / "image"), Host(firmware=firmware)
     shapes = [MachineShape(), MachineShape(memory_mib=4096)]
     plan = [(platform, shape) for shape in shapes for platform in (Platform.TPM, Platform.SEV)]
-    with Predictor(image=image, host=host) as predictor:
+    with Predictor(image=lambda: image, host=host) as predictor:
         together = [predictor.predict(platform, shape) for platform, shape in plan]
     assert together == [
         predict(image=image, shape=shape, platform=platform, host=host) for platform, shape in plan
