@@ -28,6 +28,7 @@ from measurements.firmware_catalogue import (
     recognise,
     release_of,
 )
+from measurements.ovmf import DXE_VOLUME, PEI_VOLUME, inner_volumes
 from measurements.tdx.dxe_volume import read_dxe_facts
 from measurements.tdx.mrtd import PageOrder, compute_mrtd
 from measurements.tdx.quote import parse_quote
@@ -82,6 +83,21 @@ def test_todays_packages_are_recognised_and_give_their_known_values(
     assert firmware.configuration is not None
     assert hashlib.sha384(firmware.contents(firmware.configuration)).digest() == build.known.cfv
     assert build.known.dxe == facts
+
+
+@pytest.mark.network
+def test_modules_start_in_the_order_that_the_order_of_events_rests_on() -> None:
+    whole = next(debian_package("ovmf-generic", suite="sid").rglob("OVMF.fd")).read_bytes()
+    volumes = {volume.name: volume for volume in inner_volumes(whole)}
+    early = [file.name for file in volumes[PEI_VOLUME].files()]
+    assert early.index("TdTcg2Pei") < early.index("PlatformPei")
+    reader = next(file for file in volumes[PEI_VOLUME].files() if file.name == "PlatformPei")
+    assert any(b"QEMU FW CFG\0" in section.payload for section in reader.sections)
+    only_tdx = next(debian_package("ovmf-inteltdx", suite="sid").rglob("*.ms.fd")).read_bytes()
+    for data in (whole, only_tdx):
+        drivers = next(volume for volume in inner_volumes(data) if volume.name == DXE_VOLUME)
+        late = [file.name for file in drivers.files()]
+        assert late.index("TdTcg2Dxe") < late.index("SmbiosMeasurementDxe")
 
 
 def test_the_quoted_firmware_is_known_with_its_facts() -> None:
