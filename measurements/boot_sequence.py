@@ -50,6 +50,9 @@ PREDICTED_PCRS = range(15)
 UNLOGGED_PCRS = (10, 14)
 """Registers whose events are not in the firmware's log: IMA and the guest keep their own."""
 
+_LOADING_PCRS = (4, 7)
+"""Registers that firmware extends when a program asks it to load another."""
+
 _TPM_DRIVERS = {TpmInterface.CRB: "CONFIG_TCG_CRB", TpmInterface.TIS: "CONFIG_TCG_TIS"}
 
 
@@ -239,17 +242,17 @@ def started_events(
     variables_name: str,
     oem_strings: Sequence[bytes] = (),
     smbios: Callable[[], Sequence[Structure]] = _unread_smbios,
+    trust_domain: bool = False,
 ) -> list[MeasuredEvent]:
     """From the first program that firmware starts to the end of boot services, as PCR events.
 
-    In a confidential machine the stub ignores the host's strings: then ``oem_strings`` stay empty.
+    In a confidential machine the stub ignores the host's strings: then ``oem_strings`` stay empty. A stub
+    that does not know how trust domains measure leaves out all of its own there; firmware does not.
     """
     authorities = _Authorities(policy, variables_name)
     command_line = kernel_command_line(image.run, oem_strings)
-    return [
-        *authorities.of("uki.efi", image.inputs.uki),
-        image.partition_table,
-        image.program,
+    accepted = authorities.of("uki.efi", image.inputs.uki)
+    by_stub = [
         *image.sections,
         *stub_events(
             image.run,
@@ -257,6 +260,13 @@ def started_events(
             oem_strings=oem_strings,
             smbios=smbios,
         ),
+    ]
+    silent = trust_domain and not image.uki.trust_domains
+    return [
+        *accepted,
+        image.partition_table,
+        image.program,
+        *(event for event in by_stub if not silent or event.pcr in _LOADING_PCRS),
         *([image.inner_kernel] if measures_inner_kernel(image.uki, secure_boot=policy.enforced) else []),
         *command_line_event(command_line, origin="section .cmdline of uki.efi, and what the stub appends"),
         *image.initrd,

@@ -163,9 +163,13 @@ def section_data(pe: PeFile, data: Bytes, name: str, *, subject: str = "PE image
     found = [section for section in pe.sections if section.name == name]
     if len(found) != 1:
         _refuse(subject, f"has {len(found)} sections {name}, not 1")
-    (section,) = found
+    return section_content(found[0], data, subject=subject)
+
+
+def section_content(section: PeSection, data: Bytes, *, subject: str = "PE image") -> bytes:
+    """The same of one section of ``data``."""
     if section.virtual_size > section.raw_size:
-        _refuse(subject, f"section {name} is larger in memory than in the file")
+        _refuse(subject, f"section {section.name} is larger in memory than in the file")
     return bytes(memoryview(data)[section.raw_offset : section.raw_offset + section.virtual_size])
 
 

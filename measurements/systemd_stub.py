@@ -5,6 +5,8 @@ by boots of 252, 254, 255, 257, 259 and 262):
 
 - PCR 11: for every section it knows and finds, in its own order and not the file's, ``H(name ‖ NUL)`` and
   ``H(first VirtualSize bytes)``; never ``.pcrsig``.
+- From 257 on, a section ``.profile`` starts a profile, whose sections go before those ahead of the first one.
+  The first profile is used: nothing chooses another in a boot without boot loader.
 - The inner kernel is started through firmware, and measured into PCR 4, only by 252-257 and only while Secure
   Boot is off.
 - The final initrd is ``.ucode``, ``.initrd``, then one cpio archive per embedded file that the version knows
@@ -18,13 +20,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from uuid import UUID
 
 from measurements.errors import FormatError
 from measurements.events import EventType, MeasuredEvent, event_over
-from measurements.pe import parse_pe, section_data, stub_version
+from measurements.pe import parse_pe, section_content, section_data, stub_version
 from measurements.stub_archive import archive, concatenated
 
 PCR = 11
+PROFILE = ".profile"
 OLDEST = 252
 NEWEST = 262
 UNKNOWN = (253, 256, 260, 261)
@@ -57,14 +61,22 @@ _EMBEDDED_FILES = (
 """Sections that become files in ``/.extra`` of the initrd, in order, with the first version that does so."""
 
 _FOLDER = ".extra"
+_CODE = ".text"
+_CC_PROTOCOL = UUID("96751a3d-72f4-41a6-a794-ed5d0e67ae6b").bytes_le[:8]
+"""Start of the GUID of EFI_CC_MEASUREMENT_PROTOCOL (UEFI 2.10, section 38.2.1), as code loads it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Uki:
-    """A UKI as its stub sees it: the stub's major version and the sections, each ``VirtualSize`` bytes."""
+    """A UKI as its stub sees it: the stub's major version and the sections, each ``VirtualSize`` bytes.
+
+    ``trust_domains``: whether the stub knows the protocol by which trust domains measure; of the versions
+    here 252 and 254 do not.
+    """
 
     version: int
     sections: Mapping[str, bytes]
+    trust_domains: bool = True
 
     @property
     def kernel(self) -> bytes:
@@ -81,20 +93,34 @@ def parse_uki(image: bytes, *, subject: str = "UKI") -> Uki:
             subject=subject,
             advice=f"use a stub from {OLDEST} to {NEWEST}, except {', '.join(map(str, UNKNOWN))}",
         )
-    pe = parse_pe(image, subject=subject)
-    known = {*_SECTIONS_SINCE, ".pcrsig"}
-    sections = {
-        section.name: section_data(pe, image, section.name, subject=subject)
-        for section in pe.sections
-        if section.name in known and section.virtual_size
-    }
+    sections = _own_sections(image, version, subject)
     if ".linux" not in sections:
         raise FormatError(
             "holds no kernel",
             subject=subject,
             advice="give a unified kernel image (systemd-stub with .linux)",
         )
-    return Uki(version=version, sections=sections)
+    code = section_data(parse_pe(image, subject=subject), image, _CODE, subject=subject)
+    return Uki(version=version, sections=sections, trust_domains=_CC_PROTOCOL in code)
+
+
+def _own_sections(image: bytes, version: int, subject: str) -> dict[str, bytes]:
+    """The sections that the stub goes by; raises ``FormatError`` where one of them is there twice."""
+    known = {*_SECTIONS_SINCE, ".pcrsig"}
+    groups: list[dict[str, bytes]] = [{}]
+    for section in parse_pe(image, subject=subject).sections:
+        if section.name == PROFILE and version >= _SECTIONS_SINCE[PROFILE]:
+            groups.append({})
+        if section.name not in known or not section.virtual_size:
+            continue
+        if section.name in groups[-1]:
+            raise FormatError(
+                f"has the section {section.name} twice",
+                subject=subject,
+                advice="build the UKI again, with one section of each kind in each profile",
+            )
+        groups[-1][section.name] = section_content(section, image, subject=subject)
+    return {name: data for group in groups[:2] for name, data in group.items()}
 
 
 def section_events(uki: Uki, *, origin: str = "uki.efi") -> list[MeasuredEvent]:

@@ -222,7 +222,7 @@ def _started(
 ) -> list[MeasuredEvent]:
     """From the first program that firmware starts, as PCR events."""
     if isinstance(boot, ImageEvents):
-        return started_events(boot, firmware.policy, variables_name=firmware.store_name)
+        return started_events(boot, firmware.policy, variables_name=firmware.store_name, trust_domain=True)
     check_kernel_release(kernel_release(boot.kernel))
     release = firmware.build.release
     kernel = measured_kernel(

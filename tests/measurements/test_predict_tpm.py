@@ -8,12 +8,14 @@ from typing import Any, cast
 
 import pytest
 
-from measurements.boot_sequence import PREDICTED_PCRS, measure_image
+from measurements.boot_sequence import PREDICTED_PCRS, measure_image, started_events
 from measurements.errors import FormatError
 from measurements.events import Bank, EventType, Provenance, replay
 from measurements.predict_tpm import predict_tpm
 from measurements.runtime_events import DEV_IMAGE, event_digest
+from measurements.secure_boot import secure_boot_policy
 from measurements.shape import MachineShape, ShapeError, TpmInterface
+from measurements.varstore import VariableStore
 from tests.support.boot_model import KERNEL_CONFIG, ModelImage, ModelMachine, predict
 
 MACHINE = ModelMachine()
@@ -116,3 +118,16 @@ def test_a_machine_without_a_tpm_is_refused() -> None:
     nothing = cast("Any", None)
     with pytest.raises(ShapeError, match="without a TPM"):
         predict_tpm(nothing, nothing, MachineShape(tpm=TpmInterface.NONE))
+
+
+def test_an_old_stub_measures_nothing_of_its_own_in_a_trust_domain() -> None:
+    image = measure_image(IMAGE.inputs())
+    policy = secure_boot_policy(VariableStore(variables=()), supported=False)
+
+    def pcrs(*, knows: bool, trust_domain: bool) -> set[int]:
+        changed = replace(image, uki=replace(image.uki, trust_domains=knows))
+        found = started_events(changed, policy, variables_name="vars", trust_domain=trust_domain)
+        return {event.pcr for event in found}
+
+    assert pcrs(knows=True, trust_domain=True) == pcrs(knows=False, trust_domain=False) == {4, 5, 9, 11}
+    assert pcrs(knows=False, trust_domain=True) == {4, 5, 9}

@@ -6,7 +6,6 @@ That whole boots with such files are as predicted is shown in ``tests/boot``.
 from __future__ import annotations
 
 import hashlib
-import struct
 from collections.abc import Mapping, Sequence
 
 import pytest
@@ -21,6 +20,7 @@ from measurements.events import EventType as Type
 from measurements.smbios import Structure
 from measurements.stub_run import kernel_command_line, prepare_run, stub_events
 from measurements.systemd_stub import Uki
+from tests.support.sectioned_pe import pe_image
 
 OWN = "EFI/BOOT/BOOTX64.EFI.extra.d"
 EXTRA = b"io.systemd.stub.kernel-cmdline-extra="
@@ -30,20 +30,7 @@ OEM = Structure(fields=b"\x0b\x05\x00\x0e\x01", strings=(b"hello",))
 
 def pe(**sections: bytes) -> bytes:
     """A PE image with these sections, enough for add-ons."""
-    table, body = b"", b""
-    start = 0x400
-    for number, (name, data) in enumerate(sections.items()):
-        padded = data + bytes(-len(data) % 512)
-        place = (len(data), 0x1000 * (number + 1), len(padded), start + len(body))
-        table += struct.pack("<8sIIII12xI", f".{name}".encode(), *place, 0x40000040)
-        body += padded
-    optional = bytearray(112)
-    struct.pack_into("<H", optional, 0, 0x20B)
-    struct.pack_into("<II", optional, 32, 0x1000, 0x200)
-    struct.pack_into("<II", optional, 56, 0x10000, 0x400)
-    coff = struct.pack("<HHIIIHH", 0x8664, len(sections), 0, 0, 0, len(optional), 0x22E)
-    head = b"MZ".ljust(60, b"\0") + struct.pack("<I", 64) + b"PE\0\0" + coff + bytes(optional) + table
-    return head.ljust(0x400, b"\0") + body
+    return pe_image([(f".{name}", data) for name, data in sections.items()])
 
 
 def uki(version: int, **sections: bytes) -> Uki:

@@ -23,6 +23,8 @@ from measurements.systemd_stub import (
     parse_uki,
     section_events,
 )
+from tests.support.oracle_boots import stub_file
+from tests.support.sectioned_pe import pe_image
 from tests.support.tools import require_tool
 
 STUB = Path("/usr/lib/systemd/boot/efi/linuxx64.efi.stub")
@@ -161,6 +163,41 @@ def test_a_stub_whose_rules_are_unknown_is_refused(built: bytes) -> None:
             parse_uki(changed)
 
 
+def profiles(version: int, *sections: tuple[str, bytes]) -> bytes:
+    """A PE image with these sections in this order, which is as much of a UKI as is read."""
+    magic = (".sdmagic", b"#### LoaderInfo: systemd-stub %d ####" % version)
+    return pe_image([(".text", b"code"), magic, *sections])
+
+
+def test_the_first_profile_goes_before_the_base() -> None:
+    sections = [
+        *((".linux", b"kernel"), (".cmdline", b"base"), (".osrel", b"ID=x")),
+        *((".profile", b"ID=a"), (".cmdline", b"first")),
+        *((".profile", b"ID=b"), (".cmdline", b"second"), (".osrel", b"ID=y")),
+    ]
+    parsed = parse_uki(profiles(257, *sections))
+    assert parsed.sections == {
+        ".linux": b"kernel",
+        ".cmdline": b"first",
+        ".osrel": b"ID=x",
+        ".profile": b"ID=a",
+    }
+    assert final_command_line(parsed) == "first"
+
+
+@pytest.mark.parametrize(
+    ("version", "sections"),
+    [
+        (257, [(".linux", b"k"), (".cmdline", b"a"), (".cmdline", b"b")]),
+        (257, [(".linux", b"k"), (".profile", b"p"), (".cmdline", b"a"), (".cmdline", b"b")]),
+        (255, [(".linux", b"k"), (".cmdline", b"a"), (".profile", b"p"), (".cmdline", b"b")]),
+    ],
+)
+def test_a_section_that_is_there_twice_is_refused(version: int, sections: list[tuple[str, bytes]]) -> None:
+    with pytest.raises(FormatError, match=r"\.cmdline twice"):
+        parse_uki(profiles(version, *sections))
+
+
 @pytest.mark.apt
 def test_a_stub_without_a_kernel_is_refused() -> None:
     if not STUB.exists():
@@ -184,3 +221,14 @@ def test_known_kernels_are_accepted(release: str) -> None:
 def test_old_and_odd_kernels_are_refused(release: str) -> None:
     with pytest.raises(FormatError):
         check_kernel_release(release)
+
+
+@pytest.mark.apt
+@pytest.mark.parametrize(("version", "knows"), [(252, False), (254, False), (257, True), (262, True)])
+def test_stubs_tell_whether_they_measure_in_trust_domains(version: int, knows: bool) -> None:
+    stub = stub_file(version).read_bytes()
+    sections = [
+        UkiSection(name=SectionName.LINUX, data=stub),
+        UkiSection(name=SectionName.CMDLINE, data=b"a"),
+    ]
+    assert parse_uki(build_uki(stub, sections)).trust_domains is knows
