@@ -14,6 +14,7 @@ from measurements.platforms import Platform
 
 if TYPE_CHECKING:
     from measurements.api import Host
+    from measurements.qemu import QemuProgram
     from measurements.runtime_events import RuntimeEvent
     from measurements.sev.predict import SevChoices
     from measurements.shape import MachineShape
@@ -69,7 +70,6 @@ def make_host(
 ) -> Host:
     """The host that the options describe. Raises ``OptionError`` and ``MissingToolError``."""
     from measurements.api import DEFAULT_HYPERVISOR, Host
-    from measurements.qemu import QemuProgram
 
     needs_parts = Platform.TPM in platforms
     needs_whole = any(platform in _WHOLE_FIRMWARE for platform in platforms)
@@ -82,12 +82,20 @@ def make_host(
         whole=whole,
         release=release,
         profile=profile,
-        qemu=None if qemu is None else QemuProgram(command=(str(qemu),)),
+        qemu=None if qemu is None else _program(qemu),
         hypervisors=tuple(hypervisors or (DEFAULT_HYPERVISOR,)),
         sev=sev,
         enclave=enclave,
         runtime_events=runtime_events,
     )
+
+
+def _program(path: Path) -> QemuProgram:
+    from measurements.qemu import QemuProgram
+
+    if not path.is_file():
+        raise OptionError("no such file", subject=str(path), advice="name a qemu-system-x86_64")
+    return QemuProgram(command=(str(path),))
 
 
 def sev_choices(
