@@ -69,7 +69,7 @@ MIN_PHYS_BITS, MAX_PHYS_BITS = 36, 52
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _MACHINE = re.compile(r"(pc-)?q35(-[0-9]+\.[0-9]+)?|pc-q35-[a-z]+(-v[0-9]+\.[0-9]+)?")
-_KNOWN = (
+KNOWN_KEYS = (
     *("memory", "cpus", "machine", "tpm", "cpu-vendor", "smm", "boot-order", "disk", "nic"),
     *("boot", "phys-bits", "hpet", "pic", "serial", "sleep", "acpi-hotplug", "pci-hole64", "hugepages"),
     *("numa", "smbios", "device", "pxb", "gpu", "nvswitch"),
@@ -314,7 +314,7 @@ def read_shape(path: Path) -> MachineShape:
 
 def shape_from_mapping(document: Mapping[str, object]) -> MachineShape:
     """The shape in a parsed ``shape.toml``; an unknown key is refused with the nearest known one."""
-    shape_values.refuse_unknown(document, _KNOWN, subject="shape")
+    shape_values.refuse_unknown(document, KNOWN_KEYS, subject="shape")
     reader = _Reader(document)
     default = MachineShape()
     boot = reader.choice(BootSource, "boot", default.boot)

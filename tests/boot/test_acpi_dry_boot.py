@@ -1,6 +1,6 @@
 """Tables after a run of firmware: equal to the idle machine's where that is said, and had where it is not.
 
-Each case runs OVMF once by emulation, on the QEMU of one of three Debian releases.
+Each case runs OVMF 2025.02 or 2026.08 once by emulation, on the QEMU of one of three Debian releases.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from measurements.qemu import QemuProgram
 from measurements.qemu_args import DryBootFirmware
 from measurements.shape import BootSource, CpuVendor, MachineShape, Nic, ShapeError, TpmInterface
 from measurements.shape_devices import ExtraDevice, PassedDevice, PassedKind, Pxb
-from tests.support.debian_packages import debian_package
+from tests.support.debian_packages import debian_package, debian_tree
 from tests.support.firmware import installed_firmware
 from tests.support.foreign_qemu import foreign_qemu
 from tests.support.tools import require_tool
@@ -38,8 +38,10 @@ def _program(suite: str) -> QemuProgram:
     return QemuProgram(command=(require_tool("qemu-system-x86_64", package="qemu-system-x86"),))
 
 
-def _firmware(name: str = "OVMF_CODE_4M.fd") -> DryBootFirmware:
-    folder = debian_package("ovmf", suite="trixie") / "usr/share/OVMF"
+def _firmware(name: str = "OVMF_CODE_4M.fd", *, suite: str = "trixie") -> DryBootFirmware:
+    # In unstable the files are in packages that ovmf depends on.
+    tree = debian_tree("ovmf", suite=suite) if suite == "sid" else debian_package("ovmf", suite=suite)
+    folder = tree / "usr/share/OVMF"
     return DryBootFirmware(code=folder / name, variables=folder / "OVMF_VARS_4M.fd")
 
 
@@ -87,12 +89,13 @@ def _idle(shape: MachineShape, program: QemuProgram) -> AcpiFiles:
                 pci_hole64_mib=4 << 20,
                 devices=(ExtraDevice(model="virtio-scsi-pci"),),
             ),
-            id="a TDX host's machine on QEMU 11.1",
+            id="a TDX host's machine on QEMU 11.1 with OVMF 2026.08",
         ),
     ],
 )
 def test_an_idle_machine_shows_what_firmware_gets(suite: str, code: str, shape: MachineShape) -> None:
-    program, firmware = _program(suite), _firmware(code)
+    program = _program(suite)
+    firmware = _firmware(code, suite="trixie" if suite == "installed" else suite)
     assert choose_method(shape, firmware=firmware) is AcpiMethod.IDLE
     idle = _idle(shape, program)
     dumped = acpi_dump(shape, program, firmware=firmware, method=AcpiMethod.DRY_BOOT)

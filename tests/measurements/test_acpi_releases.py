@@ -122,6 +122,16 @@ def test_tables_that_no_shape_brings_are_derived_too(suite: str, signature: str,
     assert files == derive_files(files.tables)
 
 
+def test_a_stand_in_gives_the_tables_of_what_it_stands_for(tmp_path: Path) -> None:
+    shape = MachineShape(tpm=TpmInterface.NONE, devices=(ExtraDevice(model="virtio-9p-pci"),))
+    shared = [
+        *("-fsdev", f"local,id=shared,path={tmp_path},security_model=none"),
+        *("-device", "virtio-9p-pci,fsdev=shared,mount_tag=tag,bus=pcie.0,addr=0x8"),
+    ]
+    assert _files(shape) == _with("installed", *shared)
+    assert _files(shape) != _with("installed", *shared[:-1], shared[-1].replace("0x8", "0x9"))
+
+
 @pytest.mark.parametrize(
     ("extra", "reason"),
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from measurements.shape import (
+    KNOWN_KEYS,
     BootSource,
     MachineShape,
     ShapeError,
@@ -242,3 +245,13 @@ def test_devices_that_need_a_host_are_replaced_in_their_slot() -> None:
     assert "gpu behind the port in slot 20" in words[1]
     assert "16 MiB, 64 MiB" in words[1]
     assert replaced_devices(MachineShape()) == ()
+
+
+def test_the_documents_example_has_every_key() -> None:
+    text = (Path(__file__).parents[2] / "docs/shapes.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    document = tomllib.loads(example)
+    assert set(document) == set(KNOWN_KEYS)
+    shape = shape_from_mapping(document)
+    assert shape_from_mapping(shape.as_json()) == shape
+    assert len(replaced_devices(shape)) == 3
