@@ -97,6 +97,11 @@ def device_id(ppid: bytes) -> bytes:
     return _sha256(ppid)
 
 
+def launch_token_hash(token: str) -> bytes:
+    """What ``requirements.launch_token_hash`` of an app names: the token's digest, with a domain."""
+    return _sha256(b"dstack-launch-token/v1:", token.encode("utf-8"))
+
+
 def os_image_hash(checksum_file: bytes) -> bytes:
     """Of a release: SHA-256 of its ``sha256sum.txt``."""
     return _sha256(checksum_file)

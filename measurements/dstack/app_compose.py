@@ -147,7 +147,7 @@ def _gpu_policy_hash(fields: Mapping[str, object]) -> bytes:
     policy = as_object(closed.get("gpu_policy", {}), subject=f"{_SUBJECT}, requirements.gpu_policy")
     try:
         return _sha256(rfc8785.dumps(dict(policy)))  # type: ignore[arg-type]  # parsed JSON
-    except rfc8785.CanonicalizationError as error:
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
         refuse(_SUBJECT, f"requirements.gpu_policy has no canonical form: {error}")
 
 

@@ -98,18 +98,11 @@ def _quote_response(fields: Mapping[str, object]) -> TdxEvidence:
     config = text(fields.get("vm_config", ""), subject=f"{_SUBJECT}, vm_config")
     return TdxEvidence(
         quote=quote,
-        log=parse_event_log(_utf8(log, "event_log")),
+        log=parse_event_log(log.encode("utf-8")),
         stripped=False,
         report_data=octets(fields.get("report_data", ""), subject=f"{_SUBJECT}, report_data"),
-        vm_config=parse_vm_config(_utf8(config, "vm_config")) if config else None,
+        vm_config=parse_vm_config(config.encode("utf-8")) if config else None,
     )
-
-
-def _utf8(value: str, key: str) -> bytes:
-    try:
-        return value.encode("utf-8")
-    except UnicodeEncodeError:
-        refuse(f"{_SUBJECT}, {key}", "holds a lone surrogate")
 
 
 def _tdx(reader: ScaleReader) -> TdxEvidence:

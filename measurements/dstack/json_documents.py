@@ -64,9 +64,13 @@ def integer(value: object, *, subject: str, lowest: int = 0, highest: int = (1 <
 
 
 def text(value: object, *, subject: str) -> str:
-    """A text."""
+    """A text that has a form in UTF-8."""
     if not isinstance(value, str):
         refuse(subject, "is not a text")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        refuse(subject, "holds a lone surrogate")
     return value
 
 

@@ -216,10 +216,7 @@ def _base64(value: object, subject: str) -> bytes:
 def _utf8(fields: Mapping[str, object], key: str) -> bytes | None:
     if key not in fields:
         return None
-    try:
-        return text(fields[key], subject=f"{SUBJECT}, {key}").encode("utf-8")
-    except UnicodeEncodeError:
-        refuse(f"{SUBJECT}, {key}", "holds a lone surrogate")
+    return text(fields[key], subject=f"{SUBJECT}, {key}").encode("utf-8")
 
 
 def _switch(fields: Mapping[str, object], key: str, *, default: bool = False) -> bool:

@@ -132,6 +132,21 @@ def test_identities() -> None:
     assert aggregates.default_app_id(bytes(range(32))) == bytes(range(20))
 
 
+# dstack/dstack-types/src/lib.rs, launch_token_hash_is_domain_separated.
+@pytest.mark.parametrize(
+    ("token", "digest"),
+    [
+        (
+            "unit-test-launch-token-0000000001",
+            "28faa1319055d733ad9651f5ab7689c15b04609846bcd27b3c5bc8df6246f5a3",
+        ),
+        ("test", "e128cf5f3c3633d3a1f450d3d4bece260b20f9afb667de4bbff6dd985f1e5d1a"),
+    ],
+)
+def test_launch_token_hash(token: str, digest: str) -> None:
+    assert aggregates.launch_token_hash(token).hex() == digest
+
+
 def test_config_id_of_version_2() -> None:
     for number, provider in enumerate(KeyProvider):
         found = config_id_v2(
@@ -295,6 +310,9 @@ def test_key_provider_of_old_and_new_files(fields: dict[str, object], provider: 
         ({"kms_enabled": "yes"}, "kms_enabled: is neither"),
         ({"requirements": []}, "requirements: is not a JSON object"),
         ({"requirements": {"gpu_policy": None}}, "gpu_policy: is not a JSON object"),
+        ({"requirements": {"gpu_policy": {"a": 1 << 60}}}, "gpu_policy has no canonical form"),
+        ({"requirements": {"gpu_policy": {"a": "\ud800"}}}, "gpu_policy has no canonical form"),
+        ({"init_script": "\ud800"}, "init_script: holds a lone surrogate"),
         ({"key_provider_id": "zz"}, "key_provider_id: is not lower-case hex"),
     ],
 )

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import struct
 from dataclasses import replace
 
 import pytest
 
-from measurements.acpi_blob import parse_tables
+from measurements.acpi_blob import derive_files, parse_tables
 from measurements.acpi_dump import acpi_dump
 from measurements.dstack.boot_log import Measured, empty_variable_store, replayed, rtmr0_events, sha384
 from measurements.dstack.errors import DstackInputError
 from measurements.dstack.event_log import digests, parse_event_log
+from measurements.dstack.evidence import TdxEvidence, parse_report
 from measurements.dstack.lite import parse_witness
 from measurements.dstack.machine import machine_acpi, vm_shape, without_pic_flag
 from measurements.dstack.vm_config import VmConfig, parse_vm_config
@@ -21,6 +23,7 @@ from measurements.tdx.quote import parse_quote
 from tests.support.dstack_deployment import WITNESS
 from tests.support.dstack_reports import report, vm_config
 from tests.support.tools import require_tool
+from tests.support.vectors import vector
 from tests.support.wheel_qemu import VERSION, wheel_qemu
 
 BASE = {"os_image_hash": "ab" * 32, "cpu_count": 2, "memory_size": 2 << 30, "qemu_version": "9.2.1"}
@@ -133,11 +136,38 @@ def test_machines_that_are_not_known_are_refused(changes: dict[str, object], rea
         vm_shape(config(**changes))
 
 
-@pytest.mark.network
-def test_tables_of_a_patched_qemu_are_not_those_of_an_unmodified_one() -> None:
-    """The lite deployment ran on a QEMU 8.2.2 for TDX. Its loader script says that its MADT has 238 bytes:
-    an override for each of 16 interrupts, where an unmodified 8.2.2 has 5 (128 bytes).
+def loader_for(lengths: dict[str, int]) -> bytes:
+    """The loader script of tables with these lengths, on which alone it depends."""
+    places: dict[str, int] = {}
+    blob = b""
+    named = [name for name in lengths if name not in ("FACS", "DSDT", "RSDT")]
+    for name, length in lengths.items():
+        places[name] = len(blob)
+        table = bytearray(length)
+        table[:8] = name.encode() + struct.pack("<I", length)
+        if name == "FACP":
+            struct.pack_into("<II", table, 36, places["FACS"], places["DSDT"])
+            struct.pack_into("<Q", table, 140, places["DSDT"])
+        if name == "RSDT":
+            struct.pack_into(f"<{len(named)}I", table, 36, *(places[each] for each in named))
+        blob += bytes(table)
+    return derive_files(blob.ljust(0x20000, b"\0")).loader
+
+
+def test_the_lite_deployments_qemu_was_a_patched_one() -> None:
+    """It says 8.2.2. The loader script of its log has a MADT of 238 bytes: overrides for 16 interrupts, as
+    QEMU patched for TDX writes them ("report edge trigger in acpi tables"), where an unmodified QEMU has 5.
     """
+    lengths = {"FACS": 64, "DSDT": 8285, "FACP": 244, "APIC": 238, "MCFG": 60, "WAET": 40, "RSDT": 52}
+    evidence = parse_report(vector("dstack/tdx-lite-attestation.json").read_bytes())
+    assert isinstance(evidence, TdxEvidence)
+    logged = digests(evidence.log, 0)[0]
+    assert sha384(loader_for(lengths)) == logged
+    assert sha384(loader_for({**lengths, "APIC": 128, "DSDT": 8285 + 110})) != logged
+
+
+@pytest.mark.network
+def test_an_unmodified_qemu_of_that_release_has_the_usual_overrides() -> None:
     lite = replace(parse_vm_config(vm_config("tdx-lite-attestation")), qemu=(9, 2, 1))
     files = machine_acpi(lite, wheel_qemu()).files
     (madt,) = (table for table in parse_tables(files.tables) if table.signature == "APIC")

@@ -79,6 +79,7 @@ def test_names_that_leave_the_folder_are_not_followed(tmp_path: Path) -> None:
         ({"ovmf_variant": "202505"}, "the firmware layout '202505'"),
         ({"cmdline": " "}, "has no command line"),
         ({"cmdline": None}, "cmdline: is not a text"),
+        ({"cmdline": "\ud800"}, "cmdline: holds a lone surrogate"),
         ({"kernel": 1}, "kernel: is not a text"),
         ({"is_dev": "no"}, "is_dev: is neither"),
     ],
