@@ -11,6 +11,7 @@ from measurements.platforms import Platform
 
 if TYPE_CHECKING:
     from measurements.boot_sequence import ImageEvents
+    from measurements.dstack.vm_config import VmConfig
     from measurements.near_miss import Change
     from measurements.near_miss_tdx import MachineReader
     from measurements.platforms import PlatformPrediction
@@ -46,14 +47,21 @@ class PlatformInputs:
 
 
 def platform_inputs(
-    expected: PlatformPrediction, image: ImageEvents | None, files: SearchFiles, *, neighbours: bool
+    expected: PlatformPrediction,
+    image: ImageEvents | None,
+    files: SearchFiles,
+    *,
+    neighbours: bool,
+    vm_config: VmConfig | None = None,
 ) -> PlatformInputs:
     """The inputs of a platform, where the files for them are given; those that need QEMU with
-    ``neighbours`` only.
+    ``neighbours`` only. A dstack guest's ``vm_config`` may hold what stands for its firmware.
     """
     if expected.platform is Platform.TPM:
         return _tpm_inputs(expected, image, files) if neighbours else PlatformInputs()
-    if files.firmware is None or expected.platform is Platform.NITRO:
+    if files.firmware is None:
+        return PlatformInputs() if vm_config is None else _dstack_inputs(expected, vm_config)
+    if expected.platform is Platform.NITRO:
         return PlatformInputs()
     if expected.platform is Platform.TDX:
         return _tdx_inputs(expected, image, files.firmware, files)
@@ -104,6 +112,25 @@ def _sev_inputs(
     inputs = sev_inputs(expected, own, kernel, predict)
     changes = list(sev_changes(inputs, kernel=kernel, firmware=others))
     return PlatformInputs(inputs=inputs, predict=predict, changes=changes)
+
+
+def _dstack_inputs(expected: PlatformPrediction, config: VmConfig) -> PlatformInputs:
+    from measurements.dstack.lite import parse_snp_measurement, parse_tdx_measurement
+    from measurements.near_miss_dstack import (
+        dstack_snp_changes,
+        dstack_snp_inputs,
+        dstack_snp_predictor,
+        dstack_tdx_edits,
+    )
+
+    if expected.platform is Platform.TDX and config.tdx is not None:
+        document = parse_tdx_measurement(config.tdx.measurement)
+        return PlatformInputs(changes=list(dstack_tdx_edits(document)))
+    if expected.platform is Platform.SNP and config.snp is not None:
+        predict = dstack_snp_predictor(parse_snp_measurement(config.snp.document.measurement))
+        inputs = dstack_snp_inputs(expected, config.snp, predict)
+        return PlatformInputs(inputs=inputs, predict=predict, changes=list(dstack_snp_changes()))
+    return PlatformInputs()
 
 
 def _kernel_hashes(image: ImageEvents | None) -> KernelHashes | None:

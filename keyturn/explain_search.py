@@ -12,6 +12,7 @@ from keyturn.output import Output
 if TYPE_CHECKING:
     from measurements.boot_sequence import ImageEvents
     from measurements.booted import Booted
+    from measurements.booted_files import BootedMachine
     from measurements.near_miss import Change, NearMisses
     from measurements.platforms import PlatformPrediction, RegisterEvent
 
@@ -20,7 +21,7 @@ def search_machine(
     out: Output,
     expected: PlatformPrediction,
     predictions: Sequence[PlatformPrediction],
-    booted: Booted,
+    machine: BootedMachine,
     *,
     files: SearchFiles,
     neighbours: bool,
@@ -30,12 +31,12 @@ def search_machine(
     from measurements.near_miss_edits import edits, other_predictions
     from measurements.near_miss_search import search
 
-    found = values_to_explain(expected, booted.registers)
-    problem: Problem[Any] = Problem(expected=expected, found=found, log=booted.platform_events)
+    found = values_to_explain(expected, machine.booted.registers)
+    problem: Problem[Any] = Problem(expected=expected, found=found, log=machine.booted.platform_events)
     if not problem.wrong:
         return search(problem, ())
     image = read_image(files.image)
-    platform = platform_inputs(expected, image, files, neighbours=neighbours)
+    platform = platform_inputs(expected, image, files, neighbours=neighbours, vm_config=machine.vm_config)
     problem = replace(problem, inputs=platform.inputs, predict=platform.predict)
     changes = [
         *other_predictions(expected, predictions),

@@ -113,7 +113,7 @@ def explain_command(
         out,
         explanation.prediction,
         predictions,
-        machine.booted,
+        machine,
         files=SearchFiles(
             image=image,
             firmware_code=firmware_code,

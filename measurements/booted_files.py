@@ -31,6 +31,7 @@ from measurements.platforms import Platform
 if TYPE_CHECKING:
     from measurements.boot_report import BootReport
     from measurements.dstack.event_log import LogEvent
+    from measurements.dstack.vm_config import VmConfig
     from measurements.quote_digest import QuotedRegisters
 
 _Part = TypeVar("_Part")
@@ -60,7 +61,9 @@ class FileKind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Told:
-    """What one file tells; ``quote`` of a TPM tells no registers, only their digest."""
+    """What one file tells; ``quote`` of a TPM tells no registers, only their digest. ``vm_config`` is what a
+    dstack guest says of its machine.
+    """
 
     name: str
     kind: FileKind
@@ -69,6 +72,7 @@ class Told:
     reported: Registers | None = None
     command_line: str | None = None
     quote: QuotedRegisters | None = None
+    vm_config: VmConfig | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,6 +81,7 @@ class BootedMachine:
 
     booted: Booted
     quote: QuotedRegisters | None
+    vm_config: VmConfig | None
     files: tuple[Told, ...]
 
 
@@ -111,7 +116,10 @@ def read_files(files: Mapping[str, bytes]) -> BootedMachine:
             "give the event log, too (--log)",
         )
     return BootedMachine(
-        booted=booted, quote=_only(told, "quote", [each.quote for each in told]), files=tuple(told)
+        booted=booted,
+        quote=_only(told, "quote", [each.quote for each in told]),
+        vm_config=_only(told, "configuration", [each.vm_config for each in told]),
+        files=tuple(told),
     )
 
 
@@ -218,7 +226,8 @@ def _dstack_report(data: bytes, name: str) -> Told:
 
     evidence = parse_report(data)
     if isinstance(evidence, SnpEvidence):
-        return replace(_snp_report(evidence.report, name), kind=FileKind.DSTACK_REPORT)
+        told = _snp_report(evidence.report, name)
+        return replace(told, kind=FileKind.DSTACK_REPORT, vm_config=evidence.vm_config)
     log = _dstack_events(evidence.log)
     return Told(
         name=name,
@@ -226,6 +235,7 @@ def _dstack_report(data: bytes, name: str) -> Told:
         platform=Platform.TDX,
         log=replace(log, whole=frozenset(("rtmr3",))) if evidence.stripped else log,
         reported=_quoted_registers(evidence.quote, name),
+        vm_config=evidence.vm_config,
     )
 
 

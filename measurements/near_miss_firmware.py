@@ -29,12 +29,13 @@ def known_mrtd_edits(known: Catalogue, expected: PlatformPrediction) -> Iterator
                 if same
                 else f"the firmware is {name}, pages in the order {order.value}"
             )
-            yield _change(kind, words, value)
+            yield mrtd_change(kind, words, value)
     for entry in known.mrtds:
-        yield _change(NearMissKind.FIRMWARE, f"the firmware is {entry.name}", entry.mrtd)
+        yield mrtd_change(NearMissKind.FIRMWARE, f"the firmware is {entry.name}", entry.mrtd)
 
 
-def _change(kind: NearMissKind, words: str, value: bytes) -> Change[Any]:
+def mrtd_change(kind: NearMissKind, words: str, value: bytes) -> Change[Any]:
+    """A known value of MRTD."""
     edit = partial(_with_mrtd, value=value, words=words)
     return Change(kind=kind, words=words, registers=frozenset((MRTD,)), edit=edit)
 
@@ -48,7 +49,7 @@ def _with_mrtd(prediction: PlatformPrediction, *, value: bytes, words: str) -> P
         event_type="MRTD",
         digests={BANK: value},
         description=f"known value: {words}",
-        origin="catalogue of firmware",
+        origin="known values of firmware",
         running=True,
     )
     kept = [each for each in prediction.events if each.register != MRTD]

@@ -71,8 +71,8 @@ def tdx_edits(
     """Changes that need no QEMU; ``memory_mib`` is what was predicted, ``direct`` a direct boot, ``others``
     is firmware to try.
     """
-    for memory in MEMORY_MIB:
-        yield from _memory(firmware, memory)
+    origin = f"memory of the shape, TDVF metadata of {firmware.tdvf.name}"
+    yield from memory_edits(partial(td_hob, firmware.tdvf), origin=origin)
     for order in PageOrder:
         words = f"the hypervisor adds pages in the order {order.value}"
         yield _mrtd_change(NearMissKind.PAGE_ORDER, words, firmware, order, memory_mib)
@@ -82,6 +82,25 @@ def tdx_edits(
             yield _mrtd_change(NearMissKind.FIRMWARE, words, other, order, memory_mib)
     if direct is not None:
         yield from _kernels(direct)
+
+
+def memory_edits(hob: Callable[[int], bytes], *, origin: str) -> Iterator[Change[Any]]:
+    """Other memory sizes; ``hob`` gives the list of memory ranges for a number of bytes."""
+    for memory in MEMORY_MIB:
+        try:
+            data = hob(memory << 20)
+        except KeyturnError:
+            continue
+        event = event_over(
+            data,
+            CcRegister.RTMR0,
+            EventType.EV_EFI_HANDOFF_TABLES2,
+            description=f"TD HOB: {memory} MiB of memory in ranges",
+            origin=origin,
+        )
+        edit = partial(_with_event, new=event, fits=_is_td_hob, shape={"memory": f"{memory}MiB"})
+        words = f"memory is {memory} MiB, and the ACPI tables are the same"
+        yield _change(NearMissKind.MEMORY, words, RTMR0, edit)
 
 
 def tdx_changes(inputs: TdxInputs, *, programs: Sequence[str] = ()) -> Iterator[Change[Any]]:
@@ -164,23 +183,6 @@ def _all_events(
 def _mrtd_events(firmware: TdxFirmware, order: PageOrder, memory_mib: int) -> Sequence[RegisterEvent]:
     hob = td_hob(firmware.tdvf, memory_mib << 20) if order is PageOrder.ALL_REGIONS else None
     return compute_mrtd(firmware.tdvf, order=order, td_hob=hob).events
-
-
-def _memory(firmware: TdxFirmware, memory_mib: int) -> Iterator[Change[Any]]:
-    try:
-        hob = td_hob(firmware.tdvf, memory_mib << 20)
-    except KeyturnError:
-        return
-    event = event_over(
-        hob,
-        CcRegister.RTMR0,
-        EventType.EV_EFI_HANDOFF_TABLES2,
-        description=f"TD HOB: {memory_mib} MiB of memory in ranges",
-        origin=f"memory of the shape, TDVF metadata of {firmware.tdvf.name}",
-    )
-    edit = partial(_with_event, new=event, fits=_is_td_hob, shape={"memory": f"{memory_mib}MiB"})
-    words = f"memory is {memory_mib} MiB, and the ACPI tables are the same"
-    yield _change(NearMissKind.MEMORY, words, RTMR0, edit)
 
 
 def _kernels(boot: DirectBoot) -> Iterator[Change[Any]]:

@@ -13,6 +13,8 @@ import pytest
 from keyturn.cli import main
 from measurements.booted import Registers
 from measurements.booted_files import read_files
+from measurements.dstack.lite import parse_snp_measurement
+from measurements.dstack.predict import predict_snp
 from measurements.firmware_catalogue import catalogue
 from measurements.near_miss_sev import SevInputs, SevPredictor
 from measurements.platforms import Platform, PlatformPrediction, RegisterEvent
@@ -183,6 +185,22 @@ def test_an_enclave_in_debug_mode_is_named(tmp_path: Path, capsys: pytest.Captur
     assert call("--expected", expected, "--document", debug) == 1
     shown = capsys.readouterr().out
     assert "PCR 0, PCR 1, PCR 2 would be as found if the enclave runs in debug mode" in shown
+
+
+def test_a_dstack_report_brings_what_its_launch_digest_is_searched_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "dstack/sev-snp-attestation.json"
+    config = read_files({name: vector(name).read_bytes()}).vm_config
+    assert config is not None
+    assert config.snp is not None
+    document = parse_snp_measurement(config.snp.document.measurement)
+    expected = reference(tmp_path, predict_snp(document, replace(config.snp, vcpus=16)))
+    assert call("--expected", expected, "--report", vector(name)) == 1
+    shown = capsys.readouterr().out
+    assert f"measurement would be as found if there are {config.snp.vcpus} vCPUs" in shown
+    equal = reference(tmp_path, predict_snp(document, config.snp))
+    assert call("--expected", equal, "--report", vector(name)) == 0
 
 
 MISMATCHES: Sequence[tuple[tuple[str, str], str]] = [
