@@ -34,6 +34,7 @@ from tests.support.vectors import vector
 
 FIXTURES = "tdx-platform/virtee-tdx-measure-fixtures"
 TEMPLATE = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
+SIMULATOR = "tdx-ccel-pairs/dstack-simulator"
 GIB = 1 << 30
 
 
@@ -83,31 +84,49 @@ def test_published_fixtures_are_reproduced(name: str) -> None:
     assert len(found) == 13
 
 
-def test_only_the_acpi_tables_of_a_dstack_quote_are_missing() -> None:
-    # Firmware of edk2 2025.02 with our memory map, 1 GiB; QEMU's tables for its devices are not public.
-    log = parse_cc_log(vector("tdx-ccel-logs/dstack/ccel.bin").read_bytes())
-    real = [
-        (EventType(event.event_type).name, next(iter(event.digests.values())).hex())
-        for event in log.events
-        if event.pcr == 1
+def dstack_log(name: str) -> tuple[list[tuple[str, str]], bytes]:
+    """Types and digests of RTMR0's events in one of dstack's JSON logs, and RTMR0 of its quote."""
+    if name == SIMULATOR:
+        entries = json.loads(vector(f"{name}/eventlog.json").read_text())
+        quote = vector(f"{name}/quote.hex").read_text().strip().removeprefix("0x")
+    else:
+        report = json.loads(vector(name).read_text())
+        entries, quote = json.loads(report["event_log"]), report["quote"]
+    events = [
+        (EventType(entry["event_type"]).name, entry["digest"]) for entry in entries if entry["imr"] == 0
     ]
-    events = rtmr0_events(plain(memory=GIB))
+    return events, parse_quote(bytes.fromhex(quote)).body.rtmrs[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "heap", "memory"),
+    [
+        (SIMULATOR, 0x811000, 2 * GIB),
+        ("tdx-ccel-pairs/dstack-examples/report.json", 0x811000, GIB),
+        ("dstack/quote-report.json", 0x810000, 64 * GIB),
+    ],
+)
+def test_only_the_acpi_tables_of_dstacks_quotes_are_missing(name: str, heap: int, memory: int) -> None:
+    # Firmware of edk2 2025.02 in both memory maps; QEMU's tables for dstack's devices are not public.
+    real, quoted = dstack_log(name)
+    given = plain(memory=memory)
+    sections = tuple(
+        replace(section, address=heap, size=section.end - heap) if section.address == 0x811000 else section
+        for section in given.firmware.sections
+    )
+    events = rtmr0_events(replace(given, firmware=replace(given.firmware, sections=sections)))
     ours = hexes(events)
     assert [kind for kind, _ in ours] == [kind for kind, _ in real]
     differ = [position for position, (one, other) in enumerate(zip(ours, real, strict=True)) if one != other]
     assert differ == [8, 9, 10]
+    assert [events[position].description for position in differ] == [
+        "ACPI data: etc/table-loader",
+        "ACPI data: etc/acpi/rsdp",
+        "ACPI data: etc/acpi/tables",
+    ]
     for position in differ:
         events[position] = replace(events[position], digests={"sha384": bytes.fromhex(real[position][1])})
-    report = json.loads(vector("tdx-ccel-pairs/dstack-examples/report.json").read_text())
-    assert replay(events)["rtmr0"] == parse_quote(bytes.fromhex(report["quote"])).body.rtmrs[0]
-
-
-def test_the_simulators_log_has_our_memory_map_too() -> None:
-    entries = json.loads(vector("tdx-ccel-pairs/dstack-simulator/eventlog.json").read_text())
-    real = [(EventType(entry["event_type"]).name, entry["digest"]) for entry in entries if entry["imr"] == 0]
-    ours = hexes(rtmr0_events(plain()))
-    assert [kind for kind, _ in ours] == [kind for kind, _ in real]
-    assert [number for number in range(13) if ours[number] != real[number]] == [8, 9, 10]
+    assert replay(events)["rtmr0"] == quoted
 
 
 def test_releases_before_2024_11_end_with_a_second_separator() -> None:
