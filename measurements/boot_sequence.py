@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from measurements.boot_applications import (
     exit_events,
@@ -41,10 +42,12 @@ from measurements.secure_boot import (
     secure_boot_policy,
 )
 from measurements.shape import ShapeError, TpmInterface
-from measurements.smbios import Structure
 from measurements.stub_run import StubRun, kernel_command_line, prepare_run, stub_events
 from measurements.systemd_stub import Uki, measures_inner_kernel, parse_uki, section_events
 from measurements.varstore import VariableStore
+
+if TYPE_CHECKING:
+    from measurements.smbios import Structure
 
 PREDICTED_PCRS = range(15)
 UNLOGGED_PCRS = (10, 14)

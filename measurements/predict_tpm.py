@@ -21,7 +21,7 @@ from measurements.boot_sequence import (
 from measurements.events import MeasuredEvent
 from measurements.idle_machine import IdleMachine, idle_machine
 from measurements.option_roms import option_rom_events
-from measurements.ovmf import Firmware, read_firmware
+from measurements.ovmf import Firmware, read_firmware, version_text
 from measurements.pcr0 import Patch, code_events, needs_dry_boot
 from measurements.qemu import QemuProgram
 from measurements.secure_boot import secure_boot_policy
@@ -44,13 +44,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FirmwareInputs:
     """A firmware with the variables that a machine starts with; ``profile`` is used only where PCR 0 cannot
-    be computed.
+    be computed, ``release`` names the edk2 release of a build that does not tell it.
     """
 
     firmware: Firmware
     variables: VariableStore
     variables_name: str
     profile: FirmwareProfile | None = None
+    release: str | None = None
 
     @classmethod
     def read(cls, *, code: Path, variables: Path, profile: Path | None = None) -> FirmwareInputs:
@@ -82,6 +83,7 @@ def predict_tpm(image: ImageInputs, firmware: FirmwareInputs, shape: MachineShap
 
 def platform_events(inputs: FirmwareInputs, shape: MachineShape) -> PlatformEvents:
     """The events before a boot option is tried."""
+    check_release(inputs.firmware, release=inputs.release)
     _check_roms(inputs, shape)
     return _platform_events(inputs, shape, _MachineReader(inputs.firmware, shape))
 
@@ -92,6 +94,7 @@ def predict_direct_boot(image: DirectInputs, firmware: FirmwareInputs, shape: Ma
 
     if shape.boot is not BootSource.DIRECT:
         raise ShapeError("the machine boots from its disk", subject="boot", advice='use boot = "direct"')
+    check_release(firmware.firmware, release=firmware.release)
     _check_roms(firmware, shape)
     machine = _MachineReader(firmware.firmware, shape)
     platform = _platform_events(firmware, shape, machine)
@@ -114,6 +117,22 @@ def _platform_events(inputs: FirmwareInputs, shape: MachineShape, machine: _Mach
         smbios=machine.smbios,
         direct=shape.boot is BootSource.DIRECT,
     )
+
+
+def check_release(firmware: Firmware, *, release: str | None = None) -> None:
+    """Raise ``UnknownFirmwareError`` for firmware of an edk2 release whose order of events is not known.
+
+    Debian's builds before 2023.02 do not tell their version. They measure no ACPI tables, which no later
+    release leaves out, so their order is known all the same.
+    """
+    if release is None and not version_text(firmware) and not measures_acpi(firmware):
+        return
+    from measurements.firmware_catalogue import edk2_release, recognise
+
+    if release is not None:
+        edk2_release(release, subject=firmware.name)
+    else:
+        recognise(name=firmware.name, sha256=firmware.sha256, version_text=version_text(firmware))
 
 
 def oem_strings(shape: MachineShape) -> tuple[bytes, ...]:

@@ -19,8 +19,9 @@ such command lines are refused.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from measurements.errors import FormatError
 from measurements.esp_files import (
@@ -34,8 +35,10 @@ from measurements.esp_files import (
     sidecars,
 )
 from measurements.events import EventType, MeasuredEvent, event_over
-from measurements.smbios import Structure
 from measurements.systemd_stub import Uki, final_command_line, final_initrd, section_text, trimmed
+
+if TYPE_CHECKING:
+    from measurements.smbios import Structure
 
 SMBIOS_SINCE = 262
 CONSOLE_SINCE = 262
@@ -184,7 +187,7 @@ def _measured_structures(structures: Sequence[Structure]) -> Iterator[Structure]
         fields = bytearray(structure.fields)
         if kind == 1:
             fields[_WAKE_UP_TYPE] = 0
-        yield Structure(fields=bytes(fields), strings=structure.strings)
+        yield replace(structure, fields=bytes(fields))
 
 
 def _smbios_event(structure: Structure) -> MeasuredEvent:

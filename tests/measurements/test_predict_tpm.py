@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from dataclasses import replace
 from typing import Any, cast
 
@@ -11,7 +12,10 @@ import pytest
 from measurements.boot_sequence import PREDICTED_PCRS, measure_image, started_events
 from measurements.errors import FormatError
 from measurements.events import Bank, EventType, Provenance, replay
-from measurements.predict_tpm import predict_tpm
+from measurements.firmware_catalogue import UnknownFirmwareError
+from measurements.firmware_volume import FirmwareVolume
+from measurements.ovmf import MACHINE_X64, Firmware, Module
+from measurements.predict_tpm import check_release, predict_tpm
 from measurements.runtime_events import DEV_IMAGE, event_digest
 from measurements.secure_boot import secure_boot_policy
 from measurements.shape import MachineShape, ShapeError, TpmInterface
@@ -131,3 +135,20 @@ def test_an_old_stub_measures_nothing_of_its_own_in_a_trust_domain() -> None:
 
     assert pcrs(knows=True, trust_domain=True) == pcrs(knows=False, trust_domain=False) == {4, 5, 9, 11}
     assert pcrs(knows=False, trust_domain=True) == {4, 5, 9}
+
+
+def test_firmware_of_an_unknown_release_is_refused() -> None:
+    def firmware(text: str, dxe: bytes) -> Firmware:
+        code = b"\x48\x8d\x05" + struct.pack("<i", 1) + b"\0" + (text + "\0").encode("utf-16-le") + b"\0\0"
+        module = Module(name="Tcg2Pei", kind=6, start=0, image=code, machine=MACHINE_X64, image_base=0)
+        volume = FirmwareVolume(data=dxe, name=None, files_at=0)
+        return Firmware(
+            name="x.fd", sha256="0" * 64, pei=volume, dxe=volume, pei_modules=(module,), dxe_files={}
+        )
+
+    check_release(firmware("2025.02-8+deb13u1", b"ACPI DATA"))
+    check_release(firmware("", b""))
+    check_release(firmware("", b"ACPI DATA"), release="2024.02")
+    for text, release in (("2031.02-1", None), ("own build", None), ("", None), ("2025.02", "2031.02")):
+        with pytest.raises(UnknownFirmwareError):
+            check_release(firmware(text, b"ACPI DATA"), release=release)
