@@ -17,9 +17,10 @@ from tests.support.oracle_direct import check_direct
 pytestmark = pytest.mark.boot
 
 MACHINES = {
-    "262, files on the ESP, SMBIOS strings, two NUMA nodes": OracleMachine(
+    "262, profiles, files on the ESP, SMBIOS strings, two NUMA nodes": OracleMachine(
         firmware="sid",
         stub=262,
+        profiles=True,
         extras=True,
         shape=replace(
             BASE,

@@ -30,6 +30,7 @@ from tests.support.debian_packages import debian_package
 from tests.support.oracle_guest import (
     COMMAND_LINE,
     UKI_ON_ESP,
+    OracleGuest,
     OracleReport,
     oracle_boot,
     oracle_disk,
@@ -40,6 +41,7 @@ from tests.support.secure_boot_keys import SigningKey, enrol, make_key, sign_ima
 BASE = MachineShape(memory_mib=512)
 BANKS = {Bank.SHA256: Algorithm.SHA256, Bank.SHA384: Algorithm.SHA384}
 SPARE_DISK = 1 << 20
+ADDON_STUB = "addonx64.efi.stub"
 OWN_FOLDER = f"{UKI_ON_ESP}.extra.d"
 SMBIOS = (
     SmbiosStrings(
@@ -66,7 +68,7 @@ _STUBS = "usr/lib/systemd/boot/efi"
 @dataclass(frozen=True, kw_only=True)
 class OracleMachine:
     """``firmware`` is a Debian suite; ``extras`` puts files next to the UKI; ``secure_boot`` enforces own
-    keys.
+    keys; with ``profiles`` ukify builds the UKI, with two profiles and all that the stub hands on.
     """
 
     firmware: str
@@ -74,6 +76,7 @@ class OracleMachine:
     shape: MachineShape = BASE
     extras: bool = False
     secure_boot: bool = False
+    profiles: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,14 +171,7 @@ class _Setup:
     @classmethod
     def of(cls, machine: OracleMachine, folder: Path) -> _Setup:
         guest = oracle_guest("bookworm" if machine.firmware == "bookworm" else "trixie")
-        sections = {
-            SectionName.OSREL: b"ID=oracle\n",
-            SectionName.CMDLINE: COMMAND_LINE.encode(),
-            SectionName.INITRD: guest.initrd,
-            SectionName.LINUX: guest.kernel,
-        }
-        parts = [UkiSection(name=name, data=data) for name, data in sections.items()]
-        uki = build_uki(stub_file(machine.stub).read_bytes(), parts)
+        uki = (profiled_uki if machine.profiles else plain_uki)(machine.stub, guest, folder)
         extras = extra_files(machine.stub, folder) if machine.extras else {}
         files = firmware_files(machine.firmware, secure=machine.secure_boot)
         shape = machine.shape
@@ -208,6 +204,41 @@ class _Setup:
     def spec(self) -> MachineSpec:
         disks = spare_disks(self.shape, self.folder, first=self.disk)
         return MachineSpec(shape=self.shape, firmware=self.files, disks=disks)
+
+
+def plain_uki(stub: int, guest: OracleGuest, _: Path) -> bytes:
+    """A UKI as keyturn builds it."""
+    sections = {
+        SectionName.OSREL: b"ID=oracle\n",
+        SectionName.CMDLINE: COMMAND_LINE.encode(),
+        SectionName.INITRD: guest.initrd,
+        SectionName.LINUX: guest.kernel,
+    }
+    parts = [UkiSection(name=name, data=data) for name, data in sections.items()]
+    return build_uki(stub_file(stub).read_bytes(), parts)
+
+
+def profiled_uki(stub: int, guest: OracleGuest, folder: Path) -> bytes:
+    """A UKI of the ukify that comes with the stub: two profiles, microcode, a key, a signature."""
+    suite = _STUB_SUITES[stub]
+    files = {"linux": guest.kernel, "initrd": guest.initrd, "microcode": bytes(10), "pcrpkey": b"key\n"}
+    files["pcrsig"] = b"{}\n"
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    profiles = []
+    for name, line in (("first", f"{COMMAND_LINE} profile=first"), ("second", "profile=second")):
+        base = f"--stub={stub_file(stub, ADDON_STUB)}"
+        ukify([f"--profile=ID={name}", f"--cmdline={line}", base], folder / f"{name}.efi", suite=suite)
+        profiles.append(f"--join-profile={folder / name}.efi")
+    arguments = [
+        f"--stub={stub_file(stub)}",
+        "--os-release=ID=oracle\n",
+        f"--cmdline={COMMAND_LINE} base",
+        "--uname=1",
+    ]
+    arguments += [f"--{name}={folder / name}" for name in ("linux", "initrd", "microcode", "pcrpkey")]
+    arguments += [f"--section=.pcrsig:@{folder / 'pcrsig'}", *profiles]
+    return ukify(arguments, folder / "uki.efi", suite=suite)
 
 
 def extra_files(stub: int, folder: Path) -> dict[str, bytes]:
@@ -243,9 +274,7 @@ def extra_files(stub: int, folder: Path) -> dict[str, bytes]:
 
 def ukify_addon(stub: int, folder: Path, arguments: Sequence[str]) -> bytes:
     """An add-on made by trixie's ukify."""
-    return ukify(
-        [f"--stub={stub_file(stub, 'addonx64.efi.stub')}", *arguments], folder / "addon.efi", suite="trixie"
-    )
+    return ukify([f"--stub={stub_file(stub, ADDON_STUB)}", *arguments], folder / "addon.efi", suite="trixie")
 
 
 def ukify(arguments: Sequence[str], output: Path, *, suite: str) -> bytes:
