@@ -72,6 +72,17 @@ def snp_mr_aggregated(measurement: bytes, host_data: bytes) -> bytes:
     return _sha256(measurement, host_data)
 
 
+def gcp_mr_system(image_hash: bytes, key_provider: bytes | None) -> bytes:
+    """Of a TDX guest on Google's cloud: ``OS image hash ‖ SHA-256 of the key-provider payload``, or zeros."""
+    provider = NO_KEY_PROVIDER if key_provider is None else _sha256(key_provider)
+    return _sha256(image_hash, provider)
+
+
+def gcp_mr_aggregated(pcr0: bytes, pcr2: bytes, pcr14: bytes) -> bytes:
+    """Of a TDX guest on Google's cloud, over PCRs of its vTPM's SHA-256 bank."""
+    return _sha256(pcr0, pcr2, pcr14)
+
+
 def nitro_mr(pcr0: bytes, pcr1: bytes, pcr2: bytes) -> bytes:
     """Of a Nitro enclave, both the system's and the aggregated value."""
     return _sha256(pcr0, pcr1, pcr2)

@@ -128,6 +128,11 @@ def test_identities() -> None:
     assert (
         aggregates.snp_mr_aggregated(b"m" * 48, b"h" * 32) == hashlib.sha256(b"m" * 48 + b"h" * 32).digest()
     )
+    assert aggregates.gcp_mr_aggregated(b"0", b"2", b"14") == hashlib.sha256(b"0214").digest()
+    image = b"i" * 32
+    assert aggregates.gcp_mr_system(image, None) == hashlib.sha256(image + bytes(32)).digest()
+    provider = hashlib.sha256(b"kms").digest()
+    assert aggregates.gcp_mr_system(image, b"kms") == hashlib.sha256(image + provider).digest()
     assert aggregates.nitro_mr(b"0", b"1", b"2") == hashlib.sha256(b"012").digest()
     assert aggregates.default_app_id(bytes(range(32))) == bytes(range(20))
 
