@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from measurements.near_miss_tdx import MachineReader
     from measurements.platforms import PlatformPrediction
     from measurements.sev.kernel_hashes import KernelHashes
-    from measurements.shape import MachineShape
-    from measurements.tdx.predict import DirectBoot, TdxFirmware
+    from measurements.tdx.predict import DirectBoot
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,6 +167,15 @@ def _tdx_inputs(
         TdxFirmware.parse(path.read_bytes(), name=str(path), release=files.release)
         for path in (firmware, *files.other_firmware)
     )
+    stores = [
+        TdxFirmware.parse(
+            firmware.read_bytes(),
+            name=str(firmware),
+            release=files.release,
+            variables=(str(path), path.read_bytes()),
+        )
+        for path in files.other_vars
+    ]
     shape = shape_from_mapping(expected.shape)
     direct = _direct_boot(image) if image is not None and shape.boot is BootSource.DIRECT else None
     inputs = TdxInputs(
@@ -178,25 +186,27 @@ def _tdx_inputs(
     )
     programs = [QemuProgram.at(path).name for path in files.other_qemus]
     changes = [
-        *tdx_edits(own, shape.memory_mib, direct=direct, others=others),
-        *tdx_changes(inputs, programs=programs),
+        *tdx_edits(own, shape.memory_mib, direct=direct, others=others, stores=stores),
+        *tdx_changes(inputs, programs=programs, others=others),
     ]
-    reader = _machine_reader(own, firmware, expected.label.get("hypervisor", "qemu"))
+    reader = _machine_reader(expected.label.get("hypervisor", "qemu"))
     return PlatformInputs(inputs=inputs, predict=tdx_predictor(expected, reader), changes=changes)
 
 
-def _machine_reader(firmware: TdxFirmware, path: Path, host: str) -> MachineReader:
-    """Reads machines from QEMU, with the firmware where an idle machine does not show all."""
+def _machine_reader(host: str) -> MachineReader:
+    """Reads machines from QEMU, with their firmware where an idle machine does not show all."""
     from measurements.acpi_cache import cached_dump
     from measurements.firmware_catalogue import hypervisor
+    from measurements.near_miss_tdx import TdxInputs
     from measurements.qemu import QemuProgram
     from measurements.qemu_args import DryBootFirmware
     from measurements.tdx.machine_reader import read_tdx_machine
     from measurements.tdx.predict import TdxMachine
 
-    def read(shape: MachineShape, qemu: str) -> TdxMachine:
-        program = QemuProgram.at(Path(qemu) if qemu else None)
-        dump = cached_dump(shape, program, firmware=DryBootFirmware(code=path))
-        return read_tdx_machine(shape, hypervisor(host), firmware, dump, program=program)
+    def read(inputs: TdxInputs) -> TdxMachine:
+        program = QemuProgram.at(Path(inputs.qemu) if inputs.qemu else None)
+        booted = DryBootFirmware(code=Path(inputs.firmware.tdvf.name))
+        dump = cached_dump(inputs.shape, program, firmware=booted)
+        return read_tdx_machine(inputs.shape, hypervisor(host), inputs.firmware, dump, program=program)
 
     return read

@@ -8,6 +8,7 @@ values stay.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,9 +22,10 @@ from measurements.near_miss_edits import with_events
 from measurements.neighbours import MEMORY_MIB, shape_changes
 from measurements.pe import authenticode_digest
 from measurements.platforms import PlatformPrediction, RegisterEvent
+from measurements.secure_boot import policy_events
 from measurements.shape import MachineShape
 from measurements.tdx.boot_variables import boot_variable_events
-from measurements.tdx.cc_mapping import CcRegister
+from measurements.tdx.cc_mapping import CcRegister, in_trust_domain
 from measurements.tdx.kernel_patch import patched_kernel
 from measurements.tdx.mrtd import BANK, PageOrder, compute_mrtd
 from measurements.tdx.predict import DirectBoot, TdxFirmware, TdxMachine, predict_tdx
@@ -43,9 +45,6 @@ _OF_THE_MACHINE = {
     NearMissKind.BOOT_ORDER: frozenset((RTMR0,)),
 }
 
-MachineReader = Callable[[MachineShape, str], TdxMachine]
-"""Reads from the QEMU of a name (empty: the installed one) what a machine of a shape offers to firmware."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TdxInputs:
@@ -61,15 +60,22 @@ class TdxInputs:
     qemu: str = ""
 
 
+MachineReader = Callable[[TdxInputs], TdxMachine]
+"""Reads from QEMU what a machine offers to its firmware."""
+
+
 def tdx_edits(
     firmware: TdxFirmware,
     memory_mib: int,
     *,
     direct: DirectBoot | None = None,
     others: Sequence[TdxFirmware] = (),
+    stores: Sequence[TdxFirmware] = (),
 ) -> Iterator[Change[Any]]:
-    """Changes that need no QEMU; ``memory_mib`` is what was predicted, ``direct`` a direct boot, ``others``
-    is firmware to try.
+    """Changes that need no QEMU.
+
+    ``memory_mib`` is what was predicted, ``direct`` a direct boot; ``others`` is firmware to try, ``stores``
+    the same firmware with other variable stores.
     """
     origin = f"memory of the shape, TDVF metadata of {firmware.tdvf.name}"
     yield from memory_edits(partial(td_hob, firmware.tdvf), origin=origin)
@@ -80,6 +86,9 @@ def tdx_edits(
         for order in (PageOrder.SINGLE_PASS, PageOrder.TWO_PASS):
             words = f"the firmware is {other.tdvf.name}, pages in the order {order.value}"
             yield _mrtd_change(NearMissKind.FIRMWARE, words, other, order, memory_mib)
+    for store in stores:
+        words = f"the variable store is {store.store_name}"
+        yield _change(NearMissKind.SECURE_BOOT, words, RTMR0, partial(_with_store, firmware=store))
     if direct is not None:
         yield from _kernels(direct)
 
@@ -103,8 +112,18 @@ def memory_edits(hob: Callable[[int], bytes], *, origin: str) -> Iterator[Change
         yield _change(NearMissKind.MEMORY, words, RTMR0, edit)
 
 
-def tdx_changes(inputs: TdxInputs, *, programs: Sequence[str] = ()) -> Iterator[Change[Any]]:
-    """Other machines, read from QEMU; ``programs`` are names of other QEMUs."""
+def tdx_changes(
+    inputs: TdxInputs, *, programs: Sequence[str] = (), others: Sequence[TdxFirmware] = ()
+) -> Iterator[Change[Any]]:
+    """Other machines, read from QEMU; ``programs`` are names of other QEMUs, ``others`` is firmware to try."""
+    for other in others:
+        yield Change(
+            kind=NearMissKind.FIRMWARE,
+            words=f"the firmware is {other.tdvf.name}",
+            registers=frozenset((MRTD, RTMR0, RTMR1)),
+            inputs=partial(_with_firmware, other=other),
+            costly=True,
+        )
     for name in programs:
         yield Change(
             kind=NearMissKind.QEMU_VERSION,
@@ -122,7 +141,7 @@ def tdx_predictor(
     """Predicts other inputs; registers that do not come from them are those of ``expected``."""
 
     def predict(inputs: TdxInputs) -> PlatformPrediction:
-        machine = machine_of(inputs.shape, inputs.qemu)
+        machine = machine_of(inputs)
         events = (
             _platform_events(expected, inputs, machine)
             if inputs.boot is None
@@ -251,6 +270,36 @@ def _is_td_hob(event: RegisterEvent) -> bool:
 def _is_kernel(event: RegisterEvent) -> bool:
     program = EventType.EV_EFI_BOOT_SERVICES_APPLICATION.name
     return (event.register, event.event_type) == (RTMR1, program)
+
+
+def _with_store(prediction: PlatformPrediction, *, firmware: TdxFirmware) -> PlatformPrediction | None:
+    """The prediction with another variable store; None where it would take what the image is signed with."""
+    authority = EventType.EV_EFI_VARIABLE_AUTHORITY.name
+    signed = any(event.event_type == authority for event in prediction.events)
+    if firmware.policy.enforced and not signed:
+        return None
+    policy = iter(
+        event
+        for event in in_trust_domain(policy_events(firmware.policy, origin=firmware.store_name))
+        if event.event_type == EventType.EV_EFI_VARIABLE_DRIVER_CONFIG.name
+    )
+    section = firmware.tdvf.configuration
+    assert section is not None
+    measured = hashlib.new(BANK, firmware.store.ljust(section.size, b"\0")).digest()
+    events: list[RegisterEvent] = []
+    for event in prediction.events:
+        if event.event_type == EventType.EV_EFI_PLATFORM_FIRMWARE_BLOB2.name:
+            event = replace(event, digests={BANK: measured}, origin=firmware.store_name)
+        elif event.event_type == EventType.EV_EFI_VARIABLE_DRIVER_CONFIG.name:
+            event = next(policy, event)
+        elif event.event_type == authority and not firmware.policy.enforced:
+            continue
+        events.append(event)
+    return with_events(prediction, events)
+
+
+def _with_firmware(inputs: TdxInputs, *, other: TdxFirmware) -> TdxInputs:
+    return replace(inputs, firmware=other)
 
 
 def _with_qemu(inputs: TdxInputs, *, name: str) -> TdxInputs:

@@ -12,7 +12,6 @@ from keyturn.explain_inputs import SearchFiles, platform_inputs
 from measurements.booted import Registers
 from measurements.near_miss_tdx import TdxInputs, tdx_predictor
 from measurements.platforms import PlatformPrediction
-from measurements.shape import MachineShape
 from measurements.tdx.mrtd import PageOrder
 from measurements.tdx.predict import TdxMachine
 from tests.keyturn.test_verb_explain_platforms import call, document, reference
@@ -50,8 +49,8 @@ def with_memory(memory_mib: int) -> PlatformPrediction:
     base = base_inputs()
     shape = replace(base.shape, memory_mib=memory_mib)
 
-    def same_tables(_: MachineShape, qemu: str) -> TdxMachine:
-        return replace(read_machine(base.shape, qemu), shape=shape)
+    def same_tables(_: TdxInputs) -> TdxMachine:
+        return replace(read_machine(base), shape=shape)
 
     return tdx_predictor(predicted(base), same_tables)(replace(base, shape=shape))
 

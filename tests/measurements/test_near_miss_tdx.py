@@ -45,8 +45,9 @@ def shape_of(name: str) -> MachineShape:
     return MachineShape(memory_mib=memory, cpus=cpus, tpm=TpmInterface.NONE, boot=BootSource.DIRECT)
 
 
-def captured(shape: MachineShape, qemu: str) -> TdxMachine:
+def captured(inputs: TdxInputs) -> TdxMachine:
     """The tables that were captured on a machine of this memory and number of CPUs; there are three."""
+    shape = inputs.shape
     known = {boot_config(name): name for name in NAMES}
     name = known.get((shape.memory_mib, shape.cpus))
     if name is None:

@@ -11,21 +11,20 @@ from measurements.acpi_blob import AcpiFiles
 from measurements.near_miss import NearMissKind, Problem
 from measurements.near_miss_tdx import TdxInputs, tdx_changes, tdx_edits, tdx_predictor
 from measurements.platforms import PlatformPrediction
-from measurements.shape import MachineShape
 from measurements.tdx.mrtd import PageOrder
-from measurements.tdx.predict import TdxMachine, predict_tdx
-from tests.measurements.tdx.tdx_boots import DIRECT, machine, ubuntu_firmware
+from measurements.tdx.predict import TdxFirmware, TdxMachine, predict_tdx
+from tests.measurements.tdx.tdx_boots import DIRECT, as_release, machine, ubuntu_bytes, ubuntu_firmware
 from tests.support.planted import Planted, Plantings
 
 OTHER_QEMU = "qemu-9.1"
 
 
-def read_machine(shape: MachineShape, qemu: str) -> TdxMachine:
+def read_machine(inputs: TdxInputs) -> TdxMachine:
     """A machine whose tables tell its whole shape and QEMU."""
-    files = (("etc/acpi/tables", (json.dumps(shape.as_json()) + qemu).encode()),)
-    version = (9, 1) if qemu else (10, 2)
-    acpi = AcpiFiles(loader=b"loader", files=files)
-    return replace(machine(direct=True), shape=shape, acpi=acpi, qemu_version=version)
+    tables = json.dumps(inputs.shape.as_json()) + inputs.qemu
+    acpi = AcpiFiles(loader=b"loader", files=(("etc/acpi/tables", tables.encode()),))
+    version = (9, 1) if inputs.qemu else (10, 2)
+    return replace(machine(direct=True), shape=inputs.shape, acpi=acpi, qemu_version=version)
 
 
 def base_inputs() -> TdxInputs:
@@ -34,7 +33,7 @@ def base_inputs() -> TdxInputs:
 
 
 def predicted(inputs: TdxInputs) -> PlatformPrediction:
-    (prediction,) = predict_tdx(inputs.firmware, read_machine(inputs.shape, inputs.qemu), DIRECT)
+    (prediction,) = predict_tdx(inputs.firmware, read_machine(inputs), DIRECT)
     return prediction
 
 
@@ -43,7 +42,7 @@ def edited(words: str, **fields: Any) -> Callable[[], Planted]:
 
     def planted() -> Planted:
         base = base_inputs()
-        on = read_machine(base.shape, "")
+        on = read_machine(base)
         (expected,) = predict_tdx(base.firmware, on, DIRECT)
         changed = replace(on, **{name: value for name, value in fields.items() if name != "memory_mib"})
         if "memory_mib" in fields:
@@ -85,7 +84,43 @@ def page_order() -> Planted:
     return Planted(problem=problem, changes=changes, words=words)
 
 
+def variable_store() -> Planted:
+    """The firmware file with another store than its own."""
+    base = base_inputs()
+    expected = predicted(base)
+    firmware = TdxFirmware.parse(ubuntu_bytes(), name="OVMF.fd", variables=("OTHER_VARS.fd", other_store()))
+    found = predicted(replace(base, firmware=firmware))
+    problem: Problem[Any] = Problem(expected=expected, found=found.registers)
+    changes = list(tdx_edits(base.firmware, base.shape.memory_mib, stores=[firmware]))
+    return Planted(problem=problem, changes=changes, words="the variable store is OTHER_VARS.fd")
+
+
+def other_store() -> bytes:
+    """The firmware's own store with one byte of its unused end changed."""
+    store = bytearray(ubuntu_firmware().store)
+    store[-1] ^= 0xFF
+    return bytes(store)
+
+
+def other_firmware() -> Planted:
+    """The same file by the rules of another release: MRTD stays, RTMR0 and RTMR1 do not."""
+    base = base_inputs()
+    expected = predicted(base)
+    other = as_release(base.firmware, "2024.08")
+    other = replace(other, tdvf=replace(other.tdvf, name="OLDER.fd"))
+    problem: Problem[Any] = Problem(
+        expected=expected,
+        found=predicted(replace(base, firmware=other)).registers,
+        inputs=base,
+        predict=tdx_predictor(expected, read_machine),
+    )
+    changes = list(tdx_changes(base, others=[other]))
+    return Planted(problem=problem, changes=changes, words="the firmware is OLDER.fd", costly=True)
+
+
 PLANTED: Plantings = {
+    NearMissKind.SECURE_BOOT: [variable_store],
+    NearMissKind.FIRMWARE: [other_firmware],
     NearMissKind.MEMORY: [
         edited("memory is 8192 MiB, and the ACPI tables are the same", memory_mib=8192),
         other_machine("memory is 8192 MiB", memory_mib=8192),
