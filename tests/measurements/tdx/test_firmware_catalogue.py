@@ -72,6 +72,8 @@ def test_todays_packages_are_recognised_and_give_their_known_values(
     data = next(debian_package(package, suite=suite).rglob(file)).read_bytes()
     facts = read_dxe_facts(data, name=file)
     digest = hashlib.sha256(data).hexdigest()
+    if facts.version and release_of(facts.version) not in catalogue().releases:
+        pytest.skip(f"{suite} has a {package} of a release that is newer than the catalogue: {facts.version}")
     build = recognise(name=file, sha256=digest, version_text=facts.version)
     if build.known is None:
         pytest.skip(
