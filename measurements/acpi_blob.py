@@ -41,6 +41,7 @@ _HIGH, _LOW = 1, 2
 _CHECKSUM_AT = 9
 _NAMED = struct.Struct("<I56s")
 _FACP_FACS, _FACP_DSDT, _FACP_DSDT64, _FACP_SIZE = 36, 40, 140, 148
+_APIC_FLAGS, _PCAT_COMPAT = 40, 1
 _TPM2_LOG_SIZE, _TPM2_LOG, _TPM2_SIZE = 64, 68, 76
 
 _WITHOUT_POINTERS = frozenset(
@@ -109,6 +110,19 @@ def derive_loader(blob: bytes, *, subject: str = TABLES) -> bytes:
 def derive_rsdp(blob: bytes, *, subject: str = TABLES) -> bytes:
     """``etc/acpi/rsdp`` of the machine that has ``blob``; raises ``FormatError``."""
     return _rsdp(parse_tables(blob, subject=subject))
+
+
+def clear_pcat_compat(blob: bytes, *, subject: str = TABLES) -> bytes:
+    """``blob`` of a QEMU whose table ``APIC`` tells that there is no legacy interrupt controller.
+
+    With ``pic=off`` QEMU clears the flag PCAT_COMPAT (u32 flags at 40, bit 0; ACPI 6.5, section 5.2.12) from
+    9.1 on (commit 292dd287e78e); so do earlier ones with patches for trust domains. Plain ones leave it set.
+    """
+    found = [table for table in parse_tables(blob, subject=subject) if table.signature == "APIC"]
+    if len(found) != 1 or found[0].length < _APIC_FLAGS + 4:
+        raise _bad(subject, 0, "expected one table APIC with flags")
+    place = found[0].offset + _APIC_FLAGS
+    return blob[:place] + bytes((blob[place] & ~_PCAT_COMPAT,)) + blob[place + 1 :]
 
 
 def allocated_files(loader: bytes) -> Iterator[str]:

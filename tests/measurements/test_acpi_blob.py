@@ -16,6 +16,7 @@ from measurements.acpi_blob import (
     TPM_LOG,
     AcpiTable,
     allocated_files,
+    clear_pcat_compat,
     derive_files,
     derive_loader,
     derive_rsdp,
@@ -158,6 +159,20 @@ def test_a_flipped_byte_of_a_header_is_refused(table: AcpiTable, at: int, change
     flipped[table.offset + at] ^= change
     with pytest.raises(FormatError):
         derive_files(bytes(flipped))
+
+
+def test_a_missing_interrupt_controller_is_one_flag() -> None:
+    old = make_blob(make_table("APIC", bytes((0, 0, 0xE0, 0xFE, 5, 0, 0, 0))))
+    new = clear_pcat_compat(old)
+    assert [(a, b) for a, b in zip(old, new, strict=True) if a != b] == [(5, 4)]
+    assert clear_pcat_compat(new) == new
+    for wrong in (
+        make_blob(),
+        make_blob(make_table("APIC", b"")),
+        make_blob(*[make_table("APIC", bytes(8))] * 2),
+    ):
+        with pytest.raises(FormatError, match="one table APIC"):
+            clear_pcat_compat(wrong)
 
 
 def test_allocations_of_a_loader_script() -> None:

@@ -1,4 +1,4 @@
-"""ACPI files of unmodified QEMUs: three releases, and the tables of a trust domain on real hardware."""
+"""ACPI files of unmodified QEMUs: four releases, and the tables of a trust domain on real hardware."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from measurements.acpi_blob import AcpiFiles, derive_files, parse_tables
+from measurements.acpi_blob import AcpiFiles, clear_pcat_compat, derive_files, parse_tables
 from measurements.acpi_dump import AcpiMethod, acpi_dump, choose_method
 from measurements.acpi_tables import idle_limits, read_acpi
 from measurements.errors import FormatError, MissingToolError
@@ -24,8 +24,9 @@ from tests.support.firmware import installed_firmware
 from tests.support.foreign_qemu import foreign_qemu
 from tests.support.tools import require_tool
 from tests.support.vectors import vector
+from tests.support.wheel_qemu import wheel_qemu
 
-RELEASES = ("installed", "trixie", "sid")
+RELEASES = ("installed", "wheel", "trixie", "sid")
 FIXTURES = "tdx-platform/virtee-tdx-measure-fixtures"
 TRUST_DOMAIN = MachineShape(
     machine="pc-q35-10.0",
@@ -46,6 +47,8 @@ VIRTIO = (("disable-legacy", "on"), ("iommu_platform", "on"))
 
 def _program(suite: str) -> QemuProgram:
     require_tool("swtpm", package="swtpm")
+    if suite == "wheel":
+        return wheel_qemu()
     if suite != "installed":
         return foreign_qemu(suite)
     return QemuProgram(command=(require_tool("qemu-system-x86_64", package="qemu-system-x86"),))
@@ -146,7 +149,7 @@ def test_a_table_slipped_in_by_the_host_is_refused(extra: list[str], reason: str
 
 
 def test_releases_differ() -> None:
-    assert len({_files(MachineShape(), suite).tables for suite in RELEASES}) == 3
+    assert len({_files(MachineShape(), suite).tables for suite in RELEASES}) == len(RELEASES)
 
 
 @pytest.mark.parametrize(
@@ -184,6 +187,26 @@ def test_tables_of_a_trust_domain_come_from_an_unmodified_qemu(name: str, shape:
     captured = vector(f"{FIXTURES}/{name}/acpi_tables.bin").read_bytes()
     assert _files(shape, "trixie").tables == captured
     assert _files(replace(shape, cpus=7), "trixie").tables != captured
+
+
+def test_releases_with_the_fix_differ_in_one_flag() -> None:
+    """``canonical-defaults`` (``hpet=off,pic=off``) has the tables of the plain 8.2.2, but for the flag that
+    tells that there is no legacy interrupt controller, which came with 9.1.
+    """
+    shape = MachineShape(
+        cpus=4,
+        tpm=TpmInterface.NONE,
+        cpu_vendor=CpuVendor.INTEL,
+        boot=BootSource.DIRECT,
+        disks=(),
+        hpet=False,
+        pic=False,
+        sleep=True,
+    )
+    captured = vector(f"{FIXTURES}/canonical-defaults/acpi_tables.bin").read_bytes()
+    plain = _files(shape, "wheel").tables
+    assert plain != captured
+    assert clear_pcat_compat(plain) == captured
 
 
 @pytest.mark.parametrize(
