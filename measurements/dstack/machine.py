@@ -40,7 +40,8 @@ UPSTREAM_SINCE = (9, 2)
 
 SAME_TABLES = {(9, 2): ((9, 2), (8, 2))}
 """Releases of QEMU whose tables are the same but for the flag of ``pic``, so that one can speak for another:
-8.2.2 gives the tables of a public quote of 9.2.1. Releases that are not listed speak for themselves only.
+8.2.2 gives the tables of a public quote of 9.2.1, and between 8.2.2 and 10.0 nothing changed but the list of
+processors to eject, which 9.2.1 does not have. Releases that are not listed speak for themselves only.
 """
 
 PIC_FLAG_SINCE = (9, 1)

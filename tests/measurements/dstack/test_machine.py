@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from dataclasses import replace
+from difflib import SequenceMatcher
 
 import pytest
 
@@ -22,6 +23,7 @@ from measurements.shape import Disk
 from measurements.tdx.quote import parse_quote
 from tests.support.dstack_deployment import WITNESS
 from tests.support.dstack_reports import report, vm_config
+from tests.support.foreign_qemu import foreign_qemu
 from tests.support.tools import require_tool
 from tests.support.vectors import vector
 from tests.support.wheel_qemu import VERSION, wheel_qemu
@@ -93,6 +95,30 @@ def test_another_release_does_not_speak_for_the_hosts() -> None:
     require_tool("qemu-system-x86_64", package="qemu-system-x86")
     with pytest.raises(DstackInputError, match=r"whose tables are not those of the host's 9\.2\.1"):
         machine_acpi(config(), QemuProgram.installed())
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("hotplug_off", [True, False])
+def test_only_the_ejection_of_processors_changed_until_10_0(hotplug_off: bool) -> None:
+    """Why 8.2.2 speaks for 9.2 also with hot plug, which the public quote is without."""
+    shape = vm_shape(config(hotplug_off=hotplug_off, pic=True))
+    old, new = (
+        {table.signature: table.content for table in parse_tables(acpi_dump(shape, program).files.tables)}
+        for program in (wheel_qemu(), foreign_qemu("trixie"))
+    )
+    assert {name for name in old if old[name] != new[name]} == {"DSDT", "RSDT"}
+    # The package that holds processors grows, and in it one method: lengths, the list CEJL and its use.
+    changes = [
+        operation
+        for operation in SequenceMatcher(None, old["DSDT"], new["DSDT"], autojunk=False).get_opcodes()
+        if operation[0] != "equal"
+    ]
+    assert len(new["DSDT"]) - len(old["DSDT"]) == 67
+    assert b"CEJL" in new["DSDT"]
+    assert b"CEJL" not in old["DSDT"]
+    places = [start for _, start, *_ in changes if start > old["DSDT"].index(b"CSCN")]
+    assert max(places) - min(places) < 400
+    assert len(changes) - len(places) == 4
 
 
 def test_devices_are_where_qemu_puts_them() -> None:
