@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,12 +116,16 @@ class Predictor:
         if shape.tpm is TpmInterface.NONE:
             raise _missing("tpm", "the shape is that of a machine without a TPM", "use crb or tis")
         image = self._image_events()
-        inputs = FirmwareInputs.of(
-            self._unpacked.result(),
-            variables=self._firmware_files().variables,
-            profile=self._host.profile,
+        inputs = replace(
+            FirmwareInputs.of(
+                self._unpacked.result(),
+                variables=self._firmware_files().variables,
+                profile=self._host.profile,
+            ),
+            release=self._host.release,
         )
-        prediction = assemble(image.result(), platform_events(inputs, shape), tpm=shape.tpm)
+        platform = platform_events(inputs, shape, program=self._host.qemu)
+        prediction = assemble(image.result(), platform, tpm=shape.tpm)
         return (tpm_prediction(prediction, shape=shape.as_json()),)
 
     def _tdx(self, shape: MachineShape) -> tuple[PlatformPrediction, ...]:

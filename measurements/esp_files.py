@@ -140,11 +140,15 @@ _RULES = (
 
 
 def check_esp(esp: EspFiles, *, stub: int) -> None:
-    """Raise ``FormatError`` where the stub of this version would hand random bytes to the kernel."""
-    if stub >= SECRET_SINCE and esp.writable and any(_in_folder(path, "loader") for path in esp.files):
+    """Raise ``FormatError`` where the stub would write to the partition, after which nothing is certain: a
+    boot of 262 that kept its secret there handed another initrd to the kernel, and had to leave boot services
+    twice, which PCR 5 shows.
+    """
+    if esp.writable and any(_in_folder(path, "loader") for path in esp.files):
         _refuse(
             "loader",
-            f"lets systemd-stub {stub} keep a random secret on the disk, which it adds to the initrd",
+            f"lets systemd-stub {stub} keep a random seed on the disk"
+            + (", and a random secret that it adds to the initrd" if stub >= SECRET_SINCE else ""),
             "attach the disk read-only, or leave the folder out",
         )
 

@@ -5,6 +5,7 @@ ACPI tables, SMBIOS tables and option ROMs are read from a halted QEMU, and only
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,8 +70,15 @@ class FirmwareInputs:
         )
 
 
-def predict_tpm(image: ImageInputs, firmware: FirmwareInputs, shape: MachineShape) -> Prediction:
-    """Every event and register of ``image`` booted by ``firmware`` on a machine of ``shape``.
+def predict_tpm(
+    image: ImageInputs,
+    firmware: FirmwareInputs,
+    shape: MachineShape,
+    *,
+    program: QemuProgram | None = None,
+) -> Prediction:
+    """Every event and register of ``image`` booted by ``firmware`` on a machine of ``shape``; ``program`` is
+    the QEMU that will run it, if it is not the installed one.
 
     Raises ``KeyturnError`` for anything whose measurements are not known, or that the machine would not boot.
     """
@@ -78,17 +86,25 @@ def predict_tpm(image: ImageInputs, firmware: FirmwareInputs, shape: MachineShap
         raise ShapeError(
             "a machine without a TPM has no registers to predict", subject="tpm", advice="use crb or tis"
         )
-    return assemble(measure_image(image), platform_events(firmware, shape), tpm=shape.tpm)
+    return assemble(measure_image(image), platform_events(firmware, shape, program=program), tpm=shape.tpm)
 
 
-def platform_events(inputs: FirmwareInputs, shape: MachineShape) -> PlatformEvents:
+def platform_events(
+    inputs: FirmwareInputs, shape: MachineShape, *, program: QemuProgram | None = None
+) -> PlatformEvents:
     """The events before a boot option is tried."""
     check_release(inputs.firmware, release=inputs.release)
     _check_roms(inputs, shape)
-    return _platform_events(inputs, shape, _MachineReader(inputs.firmware, shape))
+    return _platform_events(inputs, shape, _MachineReader(inputs.firmware, shape, program))
 
 
-def predict_direct_boot(image: DirectInputs, firmware: FirmwareInputs, shape: MachineShape) -> Prediction:
+def predict_direct_boot(
+    image: DirectInputs,
+    firmware: FirmwareInputs,
+    shape: MachineShape,
+    *,
+    program: QemuProgram | None = None,
+) -> Prediction:
     """The same for a kernel that the host gives directly: ``shape.boot`` is ``direct``."""
     from measurements.direct_boot import predict_direct
 
@@ -96,7 +112,7 @@ def predict_direct_boot(image: DirectInputs, firmware: FirmwareInputs, shape: Ma
         raise ShapeError("the machine boots from its disk", subject="boot", advice='use boot = "direct"')
     check_release(firmware.firmware, release=firmware.release)
     _check_roms(firmware, shape)
-    machine = _MachineReader(firmware.firmware, shape)
+    machine = _MachineReader(firmware.firmware, shape, program)
     platform = _platform_events(firmware, shape, machine)
     return predict_direct(image, platform, firmware.firmware, shape, qemu=machine.qemu_version)
 
@@ -158,9 +174,10 @@ def _read_profile(path: Path) -> FirmwareProfile:
 class _MachineReader:
     """Reads from a halted QEMU what firmware and stub measure, starting it at most once if that is enough."""
 
-    def __init__(self, firmware: Firmware, shape: MachineShape) -> None:
+    def __init__(self, firmware: Firmware, shape: MachineShape, program: QemuProgram | None) -> None:
         self._firmware = firmware
         self._shape = shape
+        self._program = program
         self._tables: bytes | None = None
         self._qemu_version = ""
 
@@ -177,7 +194,7 @@ class _MachineReader:
                 advice="use a shape without this, or read the registers of a first boot",
             )
         events: list[MeasuredEvent] = []
-        with idle_machine(shape, QemuProgram.installed()) as machine:
+        with self._machine() as machine:
             self._read(machine)
             if measures_acpi(firmware):
                 events += acpi_events(read_acpi(machine, shape), qemu_version=machine.qemu_version)
@@ -202,10 +219,13 @@ class _MachineReader:
 
     def _offered(self) -> bytes:
         if self._tables is None:
-            with idle_machine(self._shape, QemuProgram.installed()) as machine:
+            with self._machine() as machine:
                 self._read(machine)
         assert self._tables is not None
         return self._tables
+
+    def _machine(self) -> AbstractContextManager[IdleMachine]:
+        return idle_machine(self._shape, self._program or QemuProgram.installed())
 
     def _read(self, machine: IdleMachine) -> None:
         self._tables = machine.config.read(TABLES)

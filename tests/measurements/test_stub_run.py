@@ -179,12 +179,14 @@ def test_a_new_stub_s_own_console_argument_is_refused() -> None:
     assert kernel_command_line(prepare_run(uki(259, cmdline=b"quiet"), EspFiles()), ()) == "quiet"
 
 
-def test_a_random_secret_on_a_writable_disk_is_refused() -> None:
+@pytest.mark.parametrize("stub", [252, 257, 262])
+def test_a_random_seed_or_secret_on_a_writable_disk_is_refused(stub: int) -> None:
     files = {"LOADER/credentials/g.cred": b"g"}
-    with pytest.raises(FormatError, match="random secret"):
-        prepare_run(uki(262), EspFiles(files=files, writable=True))
-    assert prepare_run(uki(262), EspFiles(files=files)).sidecars
-    assert prepare_run(uki(257), EspFiles(files=files, writable=True)).sidecars
+    with pytest.raises(FormatError, match="random secret" if stub == 262 else "random seed on the disk$"):
+        prepare_run(uki(stub), EspFiles(files=files, writable=True))
+    assert prepare_run(uki(stub), EspFiles(files=files)).sidecars
+    own = {f"{OWN}/x.cred": b"x"}
+    assert prepare_run(uki(stub), EspFiles(files=own, writable=True)).sidecars
 
 
 @pytest.mark.parametrize(
