@@ -94,10 +94,10 @@ def _near_miss_words(miss: NearMiss) -> str:
 def _show_counts(out: Output, near: NearMisses) -> None:
     words = f"{near.tried} near misses were tried, {len(near.found)} of them explain something"
     if near.impossible:
-        words += f"; {near.impossible} cannot be"
+        words += f"; {near.impossible} do not apply or cannot be"
     if near.untried:
         words += f"; {near.untried} more pairs were not tried"
-    if near.costly:
+    if near.costly and not near.complete:
         words += f"; {near.costly} more need QEMU (--neighbours)"
     out.line(f"[dim]{escape(words)}[/dim]")
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from measurements.booted import Booted
     from measurements.booted_files import BootedMachine
     from measurements.events import Bank
-    from measurements.explain import Explanation
-    from measurements.platforms import PlatformPrediction
 
 _ExpectedOption = Annotated[
     Path,
@@ -101,14 +99,18 @@ def explain_command(
     from keyturn.explain_inputs import SearchFiles
     from keyturn.explain_output import near_misses_document, show_explanation, show_near_misses
     from keyturn.explain_search import search_log, search_machine
-    from measurements.explain import best_explanation, explanation_document
-    from measurements.reference import read_predictions
+    from keyturn.input_files import read_limited
+    from measurements.explain import best_explanation, explain, explanation_document
+    from measurements.reference import parse_predictions
 
     out = Output(json=json)
-    predictions = read_predictions(expected)
+    predictions = parse_predictions(read_limited(expected), subject=str(expected))
     machine = read_machine(*(path for path in (log, quote, report, document) if path is not None))
     files = _initrd_files(image, booted_image)
-    explanation = best_explanation(_explanations(predictions, machine.booted, files))
+    fitting = [each for each in predictions if each.platform is machine.booted.platform] or predictions
+    explanation = best_explanation(
+        [explain(each, machine.booted, initrd_files=files, subject=str(expected)) for each in fitting]
+    )
     near = search_machine(
         out,
         explanation.prediction,
@@ -144,9 +146,10 @@ def explain_command(
 
 def read_machine(*paths: Path) -> BootedMachine:
     """What the files tell of one machine."""
+    from keyturn.input_files import read_limited
     from measurements.booted_files import read_files
 
-    return read_files({str(path): path.read_bytes() for path in paths})
+    return read_files({str(path): read_limited(path) for path in paths})
 
 
 def numbered_registers(booted: Booted) -> dict[Bank, dict[int, bytes]]:
@@ -158,16 +161,6 @@ def numbered_registers(booted: Booted) -> dict[Bank, dict[int, bytes]]:
         for bank, value in values.items():
             banks.setdefault(Bank(bank), {})[int(register)] = value
     return banks
-
-
-def _explanations(
-    predictions: tuple[PlatformPrediction, ...], booted: Booted, files: tuple[str, ...]
-) -> list[Explanation]:
-    """One for each prediction of the machine's platform; all of them if none is, which is refused."""
-    from measurements.explain import explain
-
-    fitting = [each for each in predictions if each.platform is booted.platform] or predictions
-    return [explain(each, booted, initrd_files=files) for each in fitting]
 
 
 def _initrd_files(image: Path | None, booted_image: Path | None) -> tuple[str, ...]:

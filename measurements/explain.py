@@ -70,14 +70,21 @@ class Explanation:
         return not self.findings and not self.faults
 
 
-def explain(expected: PlatformPrediction, booted: Booted, *, initrd_files: Sequence[str] = ()) -> Explanation:
+def explain(
+    expected: PlatformPrediction,
+    booted: Booted,
+    *,
+    initrd_files: Sequence[str] = (),
+    subject: str = "reference values",
+) -> Explanation:
     """Compare a boot with its prediction.
 
     ``initrd_files`` are paths that differ between the predicted image's initrd and that of the image that was
-    booted, if both are at hand; they narrow down the cause of a changed initrd. Raises ``FormatError`` for a
-    boot of another platform, or one that shares no bank or register with the prediction.
+    booted, if both are at hand; they narrow down the cause of a changed initrd. ``subject`` names
+    ``expected`` in errors. Raises ``FormatError`` for a boot of another platform, or one that shares no bank
+    or register with the prediction.
     """
-    _check_comparable(expected, booted)
+    _check_comparable(expected, booted, subject)
     predicted = logged_events(expected, booted.log)
     differences = () if booted.log is None else _differences(expected, predicted, booted.log)
     hint = _memory_hint(expected, booted)
@@ -192,16 +199,18 @@ def _aligned(
         yield replace(difference, booted_at=[*places, end][difference.booted_at])
 
 
-def _check_comparable(expected: PlatformPrediction, booted: Booted) -> None:
+def _check_comparable(expected: PlatformPrediction, booted: Booted, subject: str) -> None:
     if expected.platform is not booted.platform:
         raise _mismatch(
-            f"are for {expected.platform.value}, and the boot is one of {booted.platform.value}",
+            subject,
+            f"holds values for {expected.platform.value}, and the boot is one of {booted.platform.value}",
             "give the reference values of the machine's platform (keyturn predict --platform)",
         )
     shared = [name for name in expected.registers if name in booted.registers]
     if not shared:
         raise _mismatch(
-            f"have the registers {', '.join(expected.registers)}, and the boot tells "
+            subject,
+            f"holds the registers {', '.join(expected.registers)}, and the boot tells "
             f"{', '.join(booted.registers) or 'none'}",
             "give the quote, report or log of the machine that was predicted",
         )
@@ -209,7 +218,8 @@ def _check_comparable(expected: PlatformPrediction, booted: Booted) -> None:
         predicted, found = expected.registers[name], booted.registers[name]
         if not set(predicted) & set(found):
             raise _mismatch(
-                f"have {', '.join(predicted)} for register {name}, and the boot tells {', '.join(found)}",
+                subject,
+                f"holds {', '.join(predicted)} for register {name}, and the boot tells {', '.join(found)}",
                 "switch a predicted bank on in the machine, or predict the bank that it has",
             )
 
@@ -345,5 +355,5 @@ def _memory_from_load_address(log: BootedLog) -> int | None:
     return None
 
 
-def _mismatch(reason: str, advice: str) -> FormatError:
-    return FormatError(reason, subject="reference values", advice=advice)
+def _mismatch(subject: str, reason: str, advice: str) -> FormatError:
+    return FormatError(reason, subject=subject, advice=advice)

@@ -204,9 +204,18 @@ def test_a_dstack_report_brings_what_its_launch_digest_is_searched_with(
 
 
 MISMATCHES: Sequence[tuple[tuple[str, str], str]] = [
-    (("--report", "snp/trustee/test-report.bin"), "are for tdx, and the boot is one of snp"),
-    (("--log", "tdx-ccel-logs/dstack/tpm_eventlog.bin"), "are for tdx, and the boot is one of tpm"),
-    (("--document", "attestation/nitro/evervault-valid.bin"), "are for tdx, and the boot is one of nitro"),
+    (
+        ("--report", "snp/trustee/test-report.bin"),
+        "holds values for tdx, and the boot is one of snp",
+    ),
+    (
+        ("--log", "tdx-ccel-logs/dstack/tpm_eventlog.bin"),
+        "holds values for tdx, and the boot is one of tpm",
+    ),
+    (
+        ("--document", "attestation/nitro/evervault-valid.bin"),
+        "holds values for tdx, and the boot is one of nitro",
+    ),
 ]
 
 
@@ -218,7 +227,7 @@ def test_evidence_of_another_platform_is_refused(
     option, name = given
     assert call("--expected", expected, option, vector(name)) == 2
     shown = capsys.readouterr().err
-    assert reason in shown
+    assert f"reference.json: {reason}" in shown
     assert "remedy" in shown
 
 

@@ -273,7 +273,7 @@ def test_of_several_predictions_the_one_that_fits_best_is_taken() -> None:
 
 def test_a_boot_of_another_platform_is_refused() -> None:
     found = Booted(platform=Platform.TDX, reported={"rtmr0": {"sha384": bytes(48)}})
-    with pytest.raises(FormatError, match="are for tpm, and the boot is one of tdx"):
+    with pytest.raises(FormatError, match="holds values for tpm, and the boot is one of tdx"):
         explain(reference(), found)
 
 
@@ -282,7 +282,7 @@ def test_a_boot_of_another_platform_is_refused() -> None:
     [
         ({"23": {"sha256": bytes(32)}}, "and the boot tells 23"),
         ({}, "and the boot tells none"),
-        ({"4": {"sha1": bytes(20)}}, "have sha256, sha384 for register 4, and the boot tells sha1"),
+        ({"4": {"sha1": bytes(20)}}, "holds sha256, sha384 for register 4, and the boot tells sha1"),
     ],
 )
 def test_a_boot_that_shares_nothing_is_refused(registers: dict[str, dict[str, bytes]], reason: str) -> None:

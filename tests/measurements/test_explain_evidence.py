@@ -207,5 +207,5 @@ def test_two_different_machines_share_no_explanation_by_a_near_miss() -> None:
 
 
 def test_a_report_of_another_platform_is_refused() -> None:
-    with pytest.raises(FormatError, match="are for tdx, and the boot is one of snp"):
+    with pytest.raises(FormatError, match="holds values for tdx, and the boot is one of snp"):
         explain(recorded(GCP_LOG), booted("snp/trustee/test-report.bin"))
