@@ -22,9 +22,10 @@ from measurements.firmware_catalogue import hypervisor
 from measurements.idle_machine import idle_machine
 from measurements.platforms import RegisterEvent
 from measurements.qemu import QemuProgram
-from measurements.shape import MachineShape
+from measurements.shape import BootSource, MachineShape
 from measurements.smbios import TABLES
 from measurements.tdx.cc_mapping import CcRegister, register_of
+from measurements.tdx.machine_reader import offered_items
 from measurements.tdx.predict import DirectBoot, TdxFirmware, TdxMachine, predict_tdx
 from tests.support.oracle_boots import BANKS, Booted, OracleMachine, firmware_folder, logged
 
@@ -49,27 +50,32 @@ def measures_alike(machine: OracleMachine) -> bool:
 
 
 def check_cc_sequences(
-    booted: Booted, *, suite: str, shape: MachineShape, boot: ImageEvents | DirectBoot
+    booted: Booted,
+    *,
+    suite: str,
+    shape: MachineShape,
+    boot: ImageEvents | DirectBoot,
+    program: QemuProgram | None = None,
 ) -> None:
     """Assert that each RTMR's predicted events are those of the log, apart from the differences above."""
     path = firmware_folder(suite) / "ovmf/OVMF.fd"
     firmware = TdxFirmware.parse(path.read_bytes(), name=path.name)
-    (prediction,) = predict_tdx(firmware, _machine(shape), boot)
+    (prediction,) = predict_tdx(firmware, _machine(shape, program or QemuProgram.installed()), boot)
     for register in RTMRS:
         found = _booted(booted, register)
         assert found
         assert _predicted(prediction.events, register) == found, register
 
 
-def _machine(shape: MachineShape) -> TdxMachine:
-    with idle_machine(shape, QemuProgram.installed()) as machine:
+def _machine(shape: MachineShape, program: QemuProgram) -> TdxMachine:
+    with idle_machine(shape, program) as machine:
         major, minor = machine.qemu_version.split(".")[:2]
         return TdxMachine(
             shape=shape,
             hypervisor=hypervisor("qemu"),
             acpi=read_acpi(machine, shape),
             acpi_origin="QEMU",
-            fw_cfg={name: machine.config.read(name) for name in machine.config.files},
+            fw_cfg=offered_items(machine.config, direct=shape.boot is BootSource.DIRECT),
             smbios=machine.config.read(TABLES),
             qemu_version=(int(major), int(minor)),
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from measurements.direct_boot import DirectInputs
 from measurements.predict_tpm import predict_direct_boot
-from measurements.qemu import MachineSpec
+from measurements.qemu import MachineSpec, QemuProgram
 from measurements.qemu_args import DirectBoot
 from measurements.shape import BootSource, MachineShape
 from measurements.tdx.predict import DirectBoot as TdxDirectBoot
@@ -16,7 +16,9 @@ from tests.support.oracle_cc import check_cc_sequences
 from tests.support.oracle_guest import COMMAND_LINE, oracle_boot, oracle_guest
 
 
-def check_direct(firmware: str, shape: MachineShape, folder: Path) -> None:
+def check_direct(
+    firmware: str, shape: MachineShape, folder: Path, *, program: QemuProgram | None = None
+) -> None:
     """Predict and boot the guest directly on ``shape`` with OVMF of the suite ``firmware``, and compare with
     what a trust domain would measure (firmware of bookworm does not do that right).
     """
@@ -34,11 +36,12 @@ def check_direct(firmware: str, shape: MachineShape, folder: Path) -> None:
         shape=shape,
         firmware=files,
         disks=spare_disks(shape, folder, first=disk)[: len(shape.disks)],
+        program=program,
         direct=DirectBoot(kernel=kernel, initrd=initrd, command_line=COMMAND_LINE),
     )
-    predicted = predict_direct_boot(inputs, firmware_inputs(files, shape), shape)
+    predicted = predict_direct_boot(inputs, firmware_inputs(files, shape), shape, program=program)
     booted = Booted(prediction=predicted, report=oracle_boot(spec))
     assert_equal(booted)
     if firmware != "bookworm":
         boot = TdxDirectBoot(kernel=guest.kernel, initrd=guest.initrd, command_line=COMMAND_LINE)
-        check_cc_sequences(booted, suite=firmware, shape=shape, boot=boot)
+        check_cc_sequences(booted, suite=firmware, shape=shape, boot=boot, program=program)
