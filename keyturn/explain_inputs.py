@@ -207,6 +207,6 @@ def _machine_reader(host: str) -> MachineReader:
         program = QemuProgram.at(Path(inputs.qemu) if inputs.qemu else None)
         booted = DryBootFirmware(code=Path(inputs.firmware.tdvf.name))
         dump = cached_dump(inputs.shape, program, firmware=booted)
-        return read_tdx_machine(inputs.shape, hypervisor(host), inputs.firmware, dump, program=program)
+        return read_tdx_machine(inputs.shape, hypervisor(host), dump, program=program)
 
     return read

@@ -9,17 +9,16 @@ without ``-boot menu=on``, which no shape has.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 from measurements.acpi_dump import AcpiDump
 from measurements.errors import FormatError
-from measurements.firmware_catalogue import EventGroup, Hypervisor
+from measurements.firmware_catalogue import Hypervisor
 from measurements.fw_cfg import FirmwareConfig
 from measurements.idle_machine import idle_machine
 from measurements.qemu import QemuProgram
 from measurements.shape import BootSource, MachineShape
 from measurements.smbios import TABLES
-from measurements.tdx.predict import TdxFirmware, TdxMachine
+from measurements.tdx.predict import TdxMachine
 from measurements.tdx.rtmr0 import BOOT_MENU, FW_CFG_ITEMS
 
 BOOT_ORDER = "bootorder"
@@ -31,22 +30,17 @@ _VERSION = re.compile(r"(\d+)\.(\d+)\b.*")
 def read_tdx_machine(
     shape: MachineShape,
     hypervisor: Hypervisor,
-    firmware: TdxFirmware,
     acpi: AcpiDump,
     *,
     program: QemuProgram,
 ) -> TdxMachine:
-    """The machine of ``shape`` for ``firmware``; ``acpi`` are its tables, which the same ``program`` made.
+    """The machine of ``shape``; ``acpi`` are its tables, which the same ``program`` made.
 
-    QEMU is started, halted, only if the firmware measures more than the tables. Raises ``IdleMachineError``
-    where it refuses the shape.
+    QEMU is started, halted, for a moment. Raises ``IdleMachineError`` where it refuses the shape.
     """
-    fw_cfg: Mapping[str, bytes] | None = None
-    smbios: bytes | None = None
-    if EventGroup.FW_CFG in firmware.build.release.rtmr0:
-        with idle_machine(shape, program) as machine:
-            fw_cfg = offered_items(machine.config, direct=shape.boot is BootSource.DIRECT)
-            smbios = machine.config.read(TABLES)
+    with idle_machine(shape, program) as machine:
+        fw_cfg = offered_items(machine.config, direct=shape.boot is BootSource.DIRECT)
+        smbios = machine.config.read(TABLES)
     return TdxMachine(
         shape=shape,
         hypervisor=hypervisor,

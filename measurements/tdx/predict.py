@@ -32,6 +32,7 @@ from measurements.platforms import Platform, PlatformPrediction, RegisterEvent
 from measurements.runtime_events import RuntimeEvent, event_digest
 from measurements.secure_boot import SecureBootPolicy, StartedImage, authority_events, secure_boot_policy
 from measurements.shape import BootSource, MachineShape
+from measurements.smbios import Structure, parse_structures
 from measurements.tdx.boot_variables import boot_variable_events
 from measurements.tdx.cc_mapping import CcRegister
 from measurements.tdx.dxe_facts import DxeFacts
@@ -222,7 +223,13 @@ def _started(
 ) -> list[MeasuredEvent]:
     """From the first program that firmware starts, as PCR events."""
     if isinstance(boot, ImageEvents):
-        return started_events(boot, firmware.policy, variables_name=firmware.store_name, trust_domain=True)
+        return started_events(
+            boot,
+            firmware.policy,
+            variables_name=firmware.store_name,
+            smbios=lambda: _smbios_structures(machine),
+            trust_domain=True,
+        )
     check_kernel_release(kernel_release(boot.kernel))
     release = firmware.build.release
     kernel = measured_kernel(
@@ -249,6 +256,17 @@ def _started(
         ),
         *exit_events(),
     ]
+
+
+def _smbios_structures(machine: TdxMachine) -> list[Structure]:
+    """What the machine tells programs; few stubs measure it."""
+    if machine.smbios is None:
+        raise FormatError(
+            "are not given, but this UKI's stub measures them",
+            subject="SMBIOS tables",
+            advice="read them from QEMU for the machine's shape",
+        )
+    return list(parse_structures(machine.smbios))
 
 
 def _rtmr0_inputs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from measurements.acpi_dump import AcpiDump, AcpiMethod
 from measurements.errors import FormatError
 from measurements.firmware_catalogue import hypervisor
+from measurements.idle_machine import IdleMachineError
 from measurements.qemu import QemuProgram
 from measurements.shape import BootOrder, BootSource, Disk, MachineShape, TpmInterface
 from measurements.tdx.machine_reader import offered_items, parse_qemu_version, read_tdx_machine
@@ -50,11 +52,21 @@ def shape(**changes: object) -> MachineShape:
     return MachineShape(tpm=TpmInterface.NONE, memory_mib=512, **changes)  # type: ignore[arg-type]
 
 
-def test_older_firmware_needs_no_machine() -> None:
-    nothing = QemuProgram(command=("/nonexistent",))
-    found = read_tdx_machine(shape(), hypervisor("qemu"), ubuntu_firmware(), DUMP, program=nothing)
-    assert (found.fw_cfg, found.smbios, found.qemu_version) == (None, None, (7, 2))
-    assert found.acpi_origin == DUMP.origin
+def test_a_shape_that_qemu_refuses_is_an_error(program: QemuProgram) -> None:
+    with pytest.raises(IdleMachineError):
+        read_tdx_machine(shape(machine="pc-q35-1.0"), hypervisor("qemu"), DUMP, program=program)
+
+
+def test_stubs_that_measure_smbios_need_it(program: QemuProgram) -> None:
+    on = read_tdx_machine(shape(), hypervisor("qemu"), DUMP, program=program)
+    assert on.qemu_version == (7, 2)
+    assert on.acpi_origin == DUMP.origin
+    newest = replace(image(), run=replace(image().run, version=262))
+    (found,) = predict_tdx(ubuntu_firmware(), on, newest)
+    last = [event for event in found.events if event.register == "rtmr0"][-1]
+    assert last.description.startswith("SMBIOS structure")
+    with pytest.raises(FormatError, match="SMBIOS tables: are not given, but this UKI's stub measures them"):
+        predict_tdx(ubuntu_firmware(), replace(on, smbios=None), newest)
 
 
 @pytest.mark.network
@@ -63,14 +75,14 @@ def test_newest_firmware_is_predicted_with_what_qemu_offers(program: QemuProgram
     firmware = TdxFirmware.parse(path.read_bytes(), name="OVMF.fd")
     assert firmware.facts.bios is not None
     disk = shape(disks=(Disk(slot=3),), boot_order=BootOrder.DISK)
-    on = read_tdx_machine(disk, hypervisor("qemu"), firmware, DUMP, program=program)
+    on = read_tdx_machine(disk, hypervisor("qemu"), DUMP, program=program)
     (found,) = predict_tdx(firmware, on, image())
     described = [event.description for event in found.events if event.register == "rtmr0"]
     assert described[2:4] == ["QEMU fw_cfg item BootMenu", "QEMU fw_cfg item bootorder"]
     assert "SMBIOS tables" in described
     assert described.index("SMBIOS tables") == [text[:9] for text in described].index("BootOrder") - 1
     other = read_tdx_machine(
-        shape(boot=BootSource.DIRECT, disks=()), hypervisor("qemu"), firmware, DUMP, program=program
+        shape(boot=BootSource.DIRECT, disks=()), hypervisor("qemu"), DUMP, program=program
     )
     (direct,) = predict_tdx(firmware, other, DIRECT)
     assert direct.registers["rtmr0"] != found.registers["rtmr0"]
