@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from measurements.firmware_catalogue import EventGroup, Proof, catalogue
+from measurements.linux_stub import OLDEST_KERNEL
+from measurements.systemd_stub import NEWEST, OLDEST, UNKNOWN
+from measurements.tdx.rtmr2 import OLDEST_MEASURING_KERNEL
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "firmware.md"
 WORDS = {
@@ -69,3 +72,15 @@ def test_the_hypervisors_are_those_of_the_data() -> None:
 def test_the_files_are_those_of_the_data() -> None:
     heading = "| distribution | package | file | SHA-256 | MRTD, single pass | MRTD, two passes | proof |"
     assert table(heading) == list(file_rows())
+
+
+def test_the_stubs_are_those_that_are_predicted() -> None:
+    versions = [str(number) for number in range(OLDEST, NEWEST + 1) if number not in UNKNOWN]
+    assert f"| systemd-stub | {', '.join(versions)} |" in DOCUMENT.read_text()
+
+
+def test_the_kernels_are_those_that_are_predicted() -> None:
+    oldest = ".".join(map(str, OLDEST_KERNEL))
+    measuring = ".".join(map(str, OLDEST_MEASURING_KERNEL))
+    row = f"| Linux | {oldest} or later; command line and initrd in RTMR2 from {measuring} on |"
+    assert row in DOCUMENT.read_text()
