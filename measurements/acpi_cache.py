@@ -6,6 +6,9 @@ line ``keyturn-acpi-1``, a line with the SHA-256 (hex) of the rest, a line of JS
 ``method``, ``firmware``, ``files`` as pairs of name and size with the loader first, ``items`` alike), and the
 content of files and items, one after the other, in zlib form. An entry that is damaged in any way counts as
 absent and is made anew.
+
+A file ``program-…`` remembers the digest of one QEMU: the line of JSON with device, inode, size, times of
+change (ns) and digest. It holds as long as these are the file's.
 """
 
 from __future__ import annotations
@@ -16,19 +19,24 @@ import hashlib
 import io
 import json
 import os
+import re
 import tempfile
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from measurements.acpi_blob import LOADER, AcpiFiles
 from measurements.acpi_dump import AcpiDump, AcpiMethod, acpi_dump
-from measurements.qemu import QemuProgram
 from measurements.qemu_args import DryBootFirmware, idle_arguments
 from measurements.shape import MachineShape, TpmInterface
 from measurements.stand_ins import replaced_devices
 
+if TYPE_CHECKING:
+    from measurements.qemu import QemuProgram
+
 VERSION = 1
 MAX_CONTENT = 32 << 20
+MAX_NOTE = 1 << 10
 _MAGIC = b"keyturn-acpi-1"
 
 
@@ -41,8 +49,9 @@ def cached_dump(
     folder: Path | None = None,
 ) -> AcpiDump:
     """``acpi_dump``, from the cache in ``folder`` (None: the user's) if it is there; kept there otherwise."""
-    key = cache_key(shape, program, firmware=firmware, method=method)
-    path = (default_cache_folder() if folder is None else folder) / key
+    place = default_cache_folder() if folder is None else folder
+    key = cache_key(shape, program, firmware=firmware, method=method, memory=place)
+    path = place / key
     found = _read(path, key=key, replaced=replaced_devices(shape))
     if found is not None:
         return found
@@ -68,14 +77,17 @@ def cache_key(
     *,
     firmware: DryBootFirmware | None = None,
     method: AcpiMethod | None = None,
+    memory: Path | None = None,
 ) -> str:
-    """Hex SHA-256 over all that the files depend on; raises ``OSError`` for a file that cannot be read."""
+    """Hex SHA-256 over all that the files depend on; raises ``OSError`` for a file that cannot be read.
+    ``memory`` is a folder that remembers the digest of QEMU's program.
+    """
     socket = None if shape.tpm is TpmInterface.NONE else Path("tpm")
     files = () if firmware is None else (firmware.code, firmware.variables)
     inputs = {
         "version": VERSION,
         "method": None if method is None else method.value,
-        "qemu": _file_sha256(program.binary),
+        "qemu": _program_sha256(program.binary, memory),
         "arguments": idle_arguments(shape, tpm_socket=socket, monitor_fd=0, qtest_fd=0),
         "firmware": [None if path is None else _file_sha256(path) for path in files],
     }
@@ -145,6 +157,27 @@ def _write(path: Path, data: bytes) -> None:
         except BaseException:
             Path(stream.name).unlink(missing_ok=True)
             raise
+
+
+def _program_sha256(path: Path, memory: Path | None) -> str:
+    """The digest of a large file, remembered for the state that the file is in."""
+    if memory is None:
+        return _file_sha256(path)
+    state = path.stat()
+    known = [state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns]
+    note = memory / f"program-{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()}"
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads(note.read_bytes()[:MAX_NOTE])
+        if isinstance(found, list) and found[:-1] == known and _is_digest(found[-1]):
+            return str(found[-1])
+    digest = _file_sha256(path)
+    with contextlib.suppress(OSError):
+        _write(note, json.dumps([*known, digest]).encode())
+    return digest
+
+
+def _is_digest(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def _file_sha256(path: Path) -> str:

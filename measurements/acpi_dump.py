@@ -10,20 +10,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from measurements.acpi_blob import AcpiFiles
-from measurements.acpi_dry_boot import dry_boot
-from measurements.acpi_tables import acpi_events, idle_limits, offered_files, read_acpi, shape_limits
 from measurements.events import MeasuredEvent, Provenance
-from measurements.firmware_volume import FirmwareError, FirmwareVolume
-from measurements.fw_cfg import FirmwareConfig
-from measurements.idle_machine import idle_machine
-from measurements.ovmf import DXE_VOLUME, MAX_FLASH, inner_volumes
-from measurements.qemu import QemuProgram
-from measurements.qemu_args import DryBootFirmware
 from measurements.shape import MachineShape, ShapeError
 from measurements.stand_ins import replaced_devices
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from measurements.firmware_volume import FirmwareVolume
+    from measurements.fw_cfg import FirmwareConfig
+    from measurements.qemu import QemuProgram
+    from measurements.qemu_args import DryBootFirmware
+
+# What runs QEMU is imported where it is needed: dumps from the cache need none of it.
 
 
 class AcpiMethod(StrEnum):
@@ -76,6 +78,8 @@ class AcpiDump:
 
     def events(self) -> list[MeasuredEvent]:
         """PCR 1 of firmware that measures these files."""
+        from measurements.acpi_tables import acpi_events
+
         return acpi_events(
             self.files, qemu_version=self.qemu_version, origin=self.origin, provenance=self.provenance
         )
@@ -88,6 +92,8 @@ def choose_method(
 
     Without ``firmware`` it is one of OVMF's current builds that suits the shape.
     """
+    from measurements.acpi_tables import idle_limits, shape_limits
+
     if wanted is AcpiMethod.DRY_BOOT:
         limits: str | None = "it is asked for"
     elif firmware is None:
@@ -122,6 +128,10 @@ def acpi_dump(
 
     Raises ``ShapeError``, ``IdleMachineError`` when QEMU refuses the shape, ``DryBootError``.
     """
+    from measurements.acpi_dry_boot import dry_boot
+    from measurements.acpi_tables import offered_files, read_acpi
+    from measurements.idle_machine import idle_machine
+
     replaced = replaced_devices(shape)
     chosen = choose_method(shape, firmware=firmware, wanted=method)
     if chosen is AcpiMethod.IDLE or firmware is None:
@@ -152,6 +162,9 @@ def _items(config: FirmwareConfig) -> dict[str, bytes]:
 
 def _drivers(code: Path) -> FirmwareVolume | None:
     """The volume of drivers of a firmware file; None if it is not OVMF."""
+    from measurements.firmware_volume import FirmwareError
+    from measurements.ovmf import DXE_VOLUME, MAX_FLASH, inner_volumes
+
     try:
         with code.open("rb") as stream:
             volumes = list(inner_volumes(stream.read(MAX_FLASH)))

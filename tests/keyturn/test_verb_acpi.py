@@ -52,7 +52,7 @@ def test_files_tables_and_digests(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert [table["signature"] for table in found["tables"]][:4] == ["FACS", "DSDT", "FACP", "APIC"]
     assert (found["method"], found["firmware"], found["replaced"]) == ("idle", "", [])
     assert found["shape"]["cpus"] == 2
-    assert len(list(cache.iterdir())) == 1
+    assert len(list(cache.iterdir())) == 2  # the dump, and the digest of QEMU's program
 
 
 def test_text_names_tables_and_replaced_devices(capsys: pytest.CaptureFixture[str], cache: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -65,7 +68,8 @@ def test_the_second_dump_comes_from_the_cache(
     for shape in (MachineShape(), MachineShape(), MachineShape(cpus=2), MachineShape(cpus=2)):
         assert cached_dump(shape, qemu, folder=folder) == DUMP
     assert runs == [MachineShape(), MachineShape(cpus=2)]
-    assert {path.name for path in folder.iterdir()} == {cache_key(shape, qemu) for shape in runs}
+    entries = {path.name for path in folder.iterdir() if not path.name.startswith("program-")}
+    assert entries == {cache_key(shape, qemu) for shape in runs}
 
 
 def test_replaced_devices_are_told_from_the_cache_too(
@@ -120,6 +124,46 @@ def test_without_a_place_the_dump_is_given_all_the_same(
     folder.write_bytes(b"")
     assert cached_dump(MachineShape(), qemu, folder=folder / "below") == DUMP
     assert len(runs) == 1
+
+
+def test_the_digest_of_a_program_is_remembered_for_its_state(
+    tmp_path: Path, qemu: QemuProgram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[Path] = []
+    really = acpi_cache._file_sha256
+
+    def file_sha256(path: Path) -> str:
+        hashed.append(path)
+        return really(path)
+
+    monkeypatch.setattr(acpi_cache, "_file_sha256", file_sha256)
+    memory = tmp_path / "memory"
+    keys = [cache_key(MachineShape(), qemu, memory=memory) for _ in range(3)]
+    assert len(hashed) == 1
+    assert set(keys) == {cache_key(MachineShape(), qemu)}
+    hashed.clear()
+    (note,) = memory.iterdir()
+    forged = json.loads(note.read_text())
+    for wrong in (
+        b"",
+        b"[]",
+        b"{}",
+        json.dumps([*forged[:-1], "x"]).encode(),
+        json.dumps(forged[1:]).encode(),
+    ):
+        note.write_bytes(wrong)
+        assert cache_key(MachineShape(), qemu, memory=memory) == keys[0]
+    assert len(hashed) == 5
+    qemu.binary.write_bytes(b"PROGRAM")  # of the same size
+    assert cache_key(MachineShape(), qemu, memory=memory) != keys[0]
+    assert cache_key(MachineShape(), qemu, memory=tmp_path / "program" / "x") != keys[0]
+
+
+def test_a_kept_dump_needs_nothing_that_runs_qemu() -> None:
+    heavy = {"subprocess", "socket", "measurements.ovmf", "measurements.qemu"}
+    program = f"import sys, measurements.acpi_cache\nprint(*sorted(set(sys.modules) & {heavy}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
 
 
 def test_an_entry_reads_back() -> None:
