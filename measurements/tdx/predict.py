@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 from measurements.acpi_blob import AcpiFiles
 from measurements.boot_applications import exit_events, program_event
-from measurements.boot_entries import check_fresh
 from measurements.boot_sequence import ImageEvents, started_events
 from measurements.errors import FormatError
 from measurements.events import MeasuredEvent, Provenance
@@ -30,7 +29,7 @@ from measurements.firmware_catalogue import (
 from measurements.linux_stub import check_kernel_release, kernel_stub_events
 from measurements.platforms import Platform, PlatformPrediction, RegisterEvent
 from measurements.runtime_events import RuntimeEvent, event_digest
-from measurements.secure_boot import SecureBootPolicy, StartedImage, authority_events, secure_boot_policy
+from measurements.secure_boot import SecureBootPolicy, StartedImage, authority_events
 from measurements.shape import BootSource, MachineShape
 from measurements.smbios import Structure, parse_structures
 from measurements.tdx.boot_variables import boot_variable_events
@@ -44,7 +43,7 @@ from measurements.tdx.rtmr1 import rtmr1_direct, rtmr1_from_disk
 from measurements.tdx.rtmr2 import direct_command_line, rtmr2_events
 from measurements.tdx.td_hob import END_MARKER, gce_td_hob
 from measurements.tdx.tdvf import Tdvf, parse_tdvf
-from measurements.varstore import parse_variable_store
+from measurements.tdx.variables import trust_domain_policy
 
 LAUNCH_REGISTERS = ("mrconfigid", "mrowner", "mrownerconfig")
 _REGISTER_SIZE = 48
@@ -90,9 +89,7 @@ class TdxFirmware:
                 subject=store_name,
                 advice="give the OVMF_VARS file that belongs to the firmware",
             )
-        found = parse_variable_store(store, subject=store_name)
-        check_fresh(found)
-        policy = secure_boot_policy(found, supported=facts.secure_boot_supported)
+        policy = trust_domain_policy(store, name=store_name, supported=facts.secure_boot_supported)
         return cls(tdvf=tdvf, build=build, facts=facts, store=store, store_name=store_name, policy=policy)
 
 

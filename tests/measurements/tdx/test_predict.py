@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import struct
 from dataclasses import replace
 
 import pytest
 
 from measurements import ovmf
 from measurements.boot_applications import CALLING, EXIT_ACTIONS
-from measurements.efi_variable import GLOBAL_VARIABLE
 from measurements.errors import FormatError
 from measurements.events import Bank, EventType
 from measurements.firmware_catalogue import UnknownFirmwareError, hypervisor
@@ -272,15 +270,3 @@ def test_the_order_of_rtmr1_follows_the_release() -> None:
     assert kinds(found, "rtmr1")[0] == "EV_EFI_BOOT_SERVICES_APPLICATION"
     old = rtmr1_direct(as_release(ubuntu_firmware(), "2024.08").build.release, [])
     assert [event.event_type for event in old] == ["EV_EFI_ACTION"]
-
-
-def test_a_store_with_boot_entries_is_refused() -> None:
-    used = bytearray(ubuntu_firmware().store)
-    name = "BootOrder\0".encode("utf-16-le")
-    header = struct.pack(
-        "<HBBIQ16sIII16s", 0x55AA, 0x3F, 0, 7, 0, bytes(16), 0, len(name), 2, GLOBAL_VARIABLE.bytes_le
-    )
-    start = used.index(b"\xff" * 64)
-    used[start : start + len(header) + len(name) + 2] = header + name + bytes(2)
-    with pytest.raises(FirmwareError, match="already holds BootOrder"):
-        TdxFirmware.parse(ubuntu_bytes(), name="OVMF.fd", variables=("vars.fd", bytes(used)))
