@@ -142,6 +142,14 @@ def require_judgement(judgement: Judgement) -> None:
         raise typer.Exit(int(ExitStatus.REFUSED))
 
 
+def verify_report(out: Output, report: Path, known: Known) -> None:
+    """Judge a report, show the judgement and end with exit status 1 unless all of it passed."""
+    judgement = judge_file(report, known)
+    show_judgement(out, judgement, title=f"dstack report {report}")
+    out.result(judgement.as_json())
+    require_judgement(judgement)
+
+
 def _expectations(known: Known, config: VmConfig | None) -> Expectations:
     from measurements.dstack.expectations import Expectations
     from measurements.dstack.release import read_release

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as json_module
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,35 +30,63 @@ class Format(StrEnum):
     CSV = "csv"
 
 
-def publish(
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """Where values go and in which form; ``events``: people also see every event."""
+
+    form: Format
+    output: Path | None
+    events: bool
+    json: bool
+
+    def __post_init__(self) -> None:
+        if self.json and self.form is not Format.KEYTURN:
+            raise OptionError(
+                "goes with --format keyturn only", subject="--json", advice="leave one of them out"
+            )
+
+
+def give(
     out: Output,
     predictions: Sequence[PlatformPrediction],
+    target: Target,
     *,
     folder: Path | None,
-    output: Path | None,
-    events: bool,
+    identifier: str,
 ) -> dict[str, Any]:
-    """Write the documents of the project's own form, show the values, return the whole.
+    """Write and show the values; the document of them, empty for the forms of other tools.
 
-    Without ``output`` each platform gets a file in ``folder``, with it one file gets everything.
+    Without ``target.output`` each platform gets a file in ``folder``, if there is one.
     """
+    if target.form is not Format.KEYTURN:
+        export(predictions, target.form, output=target.output, identifier=identifier)
+        return {}
+    from measurements.reference import predictions_document
+
+    written = _publish(predictions, folder=folder, output=target.output)
+    if not out.json:
+        show(out, predictions, events=target.events)
+        if written:
+            out.line(f"reference values in {escape(', '.join(map(str, written)))}")
+    return {**predictions_document(predictions), **_digests(out, predictions)}
+
+
+def _publish(
+    predictions: Sequence[PlatformPrediction], *, folder: Path | None, output: Path | None
+) -> list[Path]:
     from measurements.reference import predictions_document
 
     if output is not None:
         _write(output, predictions_document(predictions))
-        written = [output]
-    else:
+        return [output]
+    written = []
+    for platform in dict.fromkeys(prediction.platform for prediction in predictions if folder):
         assert folder is not None
-        written = []
-        for platform in dict.fromkeys(prediction.platform for prediction in predictions):
-            target = folder / f"{platform.value}.json"
-            mine = [prediction for prediction in predictions if prediction.platform is platform]
-            _write(target, predictions_document(mine))
-            written.append(target)
-    if not out.json:
-        show(out, predictions, events=events)
-        out.line(f"reference values in {escape(', '.join(map(str, written)))}")
-    return {**predictions_document(predictions), **_digests(out, predictions)}
+        target = folder / f"{platform.value}.json"
+        mine = [prediction for prediction in predictions if prediction.platform is platform]
+        _write(target, predictions_document(mine))
+        written.append(target)
+    return written
 
 
 def export(

@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from keyturn.dstack_options import (
+    ComposeOption,
+    InstanceIdOption,
+    PhysBitsOption,
+    ProviderIdOption,
+    ReleaseFolderOption,
+    TablesOption,
+    VmConfigOption,
+)
 from keyturn.output import JsonOption, Output
 from keyturn.predict_inputs import PlatformChoice
-from keyturn.predict_output import REFERENCE_FOLDER, Format
+from keyturn.predict_output import REFERENCE_FOLDER, Format, Target
 from keyturn.shape_options import (
     BootOption,
     CpusOption,
@@ -20,7 +29,6 @@ from keyturn.shape_options import (
     MachineOption,
     MemoryOption,
     NicOption,
-    OptionError,
     PicOption,
     SmbiosOption,
     TpmOption,
@@ -122,19 +130,33 @@ def predict(
     events: Annotated[bool, typer.Option("--events", help="Also show every event.")] = False,
     app: _AppOption = None,
     config: Annotated[Path | None, typer.Option("--config", help="The config disk of that app.")] = None,
+    dstack: ReleaseFolderOption = None,
+    vm_config: VmConfigOption = None,
+    acpi: TablesOption = None,
+    phys_bits: PhysBitsOption = None,
+    app_compose: ComposeOption = None,
+    instance_id: InstanceIdOption = "",
+    provider_id: ProviderIdOption = "",
     json: JsonOption = False,
 ) -> None:
     """Compute every register and event of a boot, each with the input it comes from."""
     from keyturn.app_prediction import runtime_of, show_runtime
     from keyturn.predict_inputs import chosen_platforms, enclave_of, make_host, sev_choices, usual_shape
-    from keyturn.predict_output import export, publish
+    from keyturn.predict_output import give
 
     out = Output(json=json)
-    if (app is None) != (config is None) or (image is None and app is None):
-        raise typer.BadParameter("give an image folder, or --app with --config, or all of them")
-    if json and form is not Format.KEYTURN:
-        raise OptionError("goes with --format keyturn only", subject="--json", advice="leave one of them out")
+    _check_options(image, app, config, dstack, vm_config)
+    target = Target(form=form, output=output, events=events, json=json)
     document: dict[str, Any] = {}
+    if dstack is not None and vm_config is not None:
+        from keyturn.dstack_inputs import DstackApp, TablesSource, predict_release
+
+        tables = TablesSource(tables=acpi, qemu=qemu, phys_bits=phys_bits)
+        compose = app_compose and DstackApp(
+            compose=app_compose, instance_id=instance_id, provider_id=provider_id
+        )
+        predictions = predict_release(dstack, vm_config, tables=tables, app=compose or None)
+        document = give(out, predictions, target, folder=None, identifier=dstack.name)
     runtime = None if app is None or config is None else runtime_of(app, config, image=image)
     if image is not None:
         described = functools.partial(
@@ -171,15 +193,21 @@ def predict(
             enclave=enclave_of(image, eif),
             runtime_events=() if runtime is None else runtime.events,
         )
+        identifier = _image_id(image)
         predictions = _predictions(out, image, plan, host)
-        if form is Format.KEYTURN:
-            folder = image / REFERENCE_FOLDER
-            document = publish(out, predictions, folder=folder, output=output, events=events)
-        else:
-            export(predictions, form, output=output, identifier=_image_id(image))
+        document = give(out, predictions, target, folder=image / REFERENCE_FOLDER, identifier=identifier)
     if runtime is not None:
         document["runtime"] = show_runtime(out, runtime)
     out.result(document)
+
+
+def _check_options(
+    image: Path | None, app: Path | None, config: Path | None, dstack: Path | None, vm_config: Path | None
+) -> None:
+    if (app is None) != (config is None) or (dstack is None) != (vm_config is None):
+        raise typer.BadParameter("--app goes with --config, and --dstack with --vm-config")
+    if (image is None and app is None) == (dstack is None):
+        raise typer.BadParameter("give an image folder, --app with --config, or --dstack with --vm-config")
 
 
 def _predictions(
@@ -192,7 +220,6 @@ def _predictions(
 
         return read_measured_image(image)
 
-    _image_id(image)
     found: list[PlatformPrediction] = []
     with out.progress() as bars, Predictor(image=read, host=host) as predictor:
         for index, (platform, shape) in enumerate(plan):

@@ -9,6 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from keyturn.dstack_options import (
+    AggregatedOption,
+    AppEventOption,
+    ComposeOption,
+    ImageHashOption,
+    PhysBitsOption,
+    ReleaseOption,
+    ReportOption,
+    SystemOption,
+    TablesOption,
+    TablesQemuOption,
+    UnboundOption,
+)
 from keyturn.output import JsonOption, Output
 from keyturn.verdict_output import require_tree, show_tree
 
@@ -125,6 +138,17 @@ def verify(
     kms_node: _NodeOption = None,
     kms_reference: _NodeReferenceOption = None,
     nonce: _NonceOption = None,
+    dstack: ReportOption = None,
+    release: ReleaseOption = None,
+    image_hash: ImageHashOption = None,
+    app_compose: ComposeOption = None,
+    acpi: TablesOption = None,
+    qemu: TablesQemuOption = None,
+    phys_bits: PhysBitsOption = None,
+    mr_aggregated: AggregatedOption = None,
+    mr_system: SystemOption = None,
+    app_event: AppEventOption = None,
+    unbound: UnboundOption = False,
     json: JsonOption = False,
 ) -> None:
     """Check everything from the hardware's root to the policy on chain; exit 0 only if all of it holds."""
@@ -133,10 +157,25 @@ def verify(
     from keyturn.verify_inputs import AnchorOptions, NodeFiles, ReceiptFiles, ServiceInputs, VerifyUsageError
 
     out = Output(json=json)
-    if (file is None) == (offline is None):
+    if [file, offline, dstack].count(None) != 2:
         raise VerifyUsageError(
-            "exactly one of them is needed", subject="FILE, --offline", advice="name what to verify"
+            "exactly one of them is needed", subject="FILE, --offline, --dstack", advice="name what to verify"
         )
+    if dstack is not None:
+        from keyturn.dstack_inputs import Known, TablesSource, verify_report
+
+        known = Known(
+            release=release,
+            image_hash=image_hash,
+            app_compose=app_compose,
+            tables=TablesSource(tables=acpi, qemu=qemu, phys_bits=phys_bits),
+            mr_aggregated=mr_aggregated,
+            mr_system=mr_system,
+            app_events=tuple(app_event or ()),
+            unbound=unbound,
+        )
+        verify_report(out, dstack, known)
+        return
     if nonce is not None and offline is None:
         raise VerifyUsageError(
             "belongs to --offline", subject="--nonce", advice="leave it out: a new one is made for a service"

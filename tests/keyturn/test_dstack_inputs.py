@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import typer
 
+from keyturn.cli import main
 from keyturn.dstack_inputs import (
     DstackApp,
     Known,
@@ -197,3 +198,56 @@ def test_broken_reports_are_refused(tmp_path: Path) -> None:
     path.write_text("{}")
     with pytest.raises(DstackFormatError, match="has no quote"):
         judge_file(path, Known())
+
+
+class TestVerbs:
+    def test_predict_writes_the_form_of_dstack_mr(
+        self, release: Path, machine: Path, tables: Path, capfdbinary: pytest.CaptureFixture[bytes]
+    ) -> None:
+        words: list[str | Path] = ["--dstack", release, "--vm-config", machine, "--acpi", tables]
+        words += ["--format", "dstack"]
+        assert call("predict", *words) == 0
+        (prediction,) = predict_release(release, machine, tables=TablesSource(tables=tables))
+        assert json.loads(capfdbinary.readouterr().out) == {
+            name: values["sha384"].hex() for name, values in prediction.registers.items()
+        }
+
+    def test_predict_shows_and_keeps_the_values(
+        self,
+        release: Path,
+        machine: Path,
+        tables: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        words: list[str | Path] = ["--dstack", release, "--vm-config", machine, "--acpi", tables]
+        words += ["--output", tmp_path / "v"]
+        assert call("predict", *words) == 0
+        assert "predicted registers, tdx, qemu 9.2.1" in capsys.readouterr().out
+        assert json.loads((tmp_path / "v").read_bytes())["platform"] == "tdx"
+
+    @pytest.mark.parametrize(
+        "words", [["--dstack", "release"], ["image", "--dstack", "release", "--vm-config", "vm.json"], []]
+    )
+    def test_half_of_the_inputs_is_a_usage_error(
+        self, words: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert call("predict", *words) == 2
+        assert "--vm-config" in capsys.readouterr().err
+
+    def test_verify_judges_a_report(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert call("verify", "--dstack", vector("dstack/quote-report.json")) == 1
+        shown = capsys.readouterr().out
+        assert "not checked here: signature of the report" in shown
+        assert "refused: app-events" in shown
+
+    def test_verify_takes_one_thing_at_a_time(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert call("verify", "evidence.json", "--dstack", "report.json") == 2
+        assert "exactly one of them" in capsys.readouterr().err
+
+
+def call(*words: str | Path) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    code = ended.value.code
+    return code if isinstance(code, int) else 0
