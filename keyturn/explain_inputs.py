@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ class SearchFiles:
     firmware_code: Path | None = None
     firmware_vars: Path | None = None
     firmware: Path | None = None
+    qemu: Path | None = None
     release: str | None = None
     other_firmware: Sequence[Path] = ()
     other_vars: Sequence[Path] = ()
@@ -83,18 +84,22 @@ def _tpm_inputs(
     from keyturn.run_inputs import find_firmware
     from measurements.near_miss_tpm import TpmInputs, tpm_changes, tpm_predictor
     from measurements.predict_tpm import FirmwareInputs
+    from measurements.qemu import QemuProgram
     from measurements.shape import BootSource, shape_from_mapping
 
     found = find_firmware(files.firmware_code, files.firmware_vars)
     shape = shape_from_mapping(expected.shape)
+    firmware = FirmwareInputs.read(code=found.code, variables=found.variables)
     inputs = TpmInputs(
-        firmware=FirmwareInputs.read(code=found.code, variables=found.variables),
+        firmware=replace(firmware, release=files.release),
         shape=shape,
         image=None if shape.boot is BootSource.DIRECT else image,
+        qemu=None if files.qemu is None else QemuProgram.at(files.qemu),
     )
     stores = [FirmwareInputs.of(inputs.firmware.firmware, variables=path) for path in files.other_vars]
     others = [FirmwareInputs.read(code=path, variables=found.variables) for path in files.other_firmware]
-    changes = list(tpm_changes(inputs, stores=stores, firmware=others))
+    programs = [QemuProgram.at(path) for path in files.other_qemus]
+    changes = list(tpm_changes(inputs, stores=stores, firmware=others, programs=programs))
     return PlatformInputs(inputs=inputs, predict=tpm_predictor(expected), changes=changes)
 
 
@@ -189,11 +194,11 @@ def _tdx_inputs(
         *tdx_edits(own, shape.memory_mib, direct=direct, others=others, stores=stores),
         *tdx_changes(inputs, programs=programs, others=others),
     ]
-    reader = _machine_reader(expected.label.get("hypervisor", "qemu"))
+    reader = _machine_reader(expected.label.get("hypervisor", "qemu"), files.qemu)
     return PlatformInputs(inputs=inputs, predict=tdx_predictor(expected, reader), changes=changes)
 
 
-def _machine_reader(host: str) -> MachineReader:
+def _machine_reader(host: str, qemu: Path | None) -> MachineReader:
     """Reads machines from QEMU, with their firmware where an idle machine does not show all."""
     from measurements.acpi_cache import cached_dump
     from measurements.firmware_catalogue import hypervisor
@@ -204,7 +209,7 @@ def _machine_reader(host: str) -> MachineReader:
     from measurements.tdx.predict import TdxMachine
 
     def read(inputs: TdxInputs) -> TdxMachine:
-        program = QemuProgram.at(Path(inputs.qemu) if inputs.qemu else None)
+        program = QemuProgram.at(Path(inputs.qemu) if inputs.qemu else qemu)
         booted = DryBootFirmware(code=Path(inputs.firmware.tdvf.name))
         dump = cached_dump(inputs.shape, program, firmware=booted)
         return read_tdx_machine(inputs.shape, hypervisor(host), dump, program=program)

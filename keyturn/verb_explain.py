@@ -62,9 +62,13 @@ _OtherVarsOption = Annotated[
 _ReleaseOption = Annotated[
     str | None, typer.Option("--firmware-release", help="The edk2 release of a firmware not recognised.")
 ]
+_QemuOption = Annotated[
+    Path | None,
+    typer.Option("--qemu", help="The QEMU that was predicted with; by default the installed one."),
+]
 _OtherQemuOption = Annotated[
     list[Path] | None,
-    typer.Option("--try-qemu", help="Another QEMU that the host may use (TDX). May be repeated."),
+    typer.Option("--try-qemu", help="Another QEMU that the host may use. May be repeated."),
 ]
 
 
@@ -88,6 +92,7 @@ def explain_command(
     firmware_release: _ReleaseOption = None,
     try_firmware: _OtherFirmwareOption = None,
     try_vars: _OtherVarsOption = None,
+    qemu: _QemuOption = None,
     try_qemu: _OtherQemuOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -122,6 +127,7 @@ def explain_command(
             firmware_vars=firmware_vars,
             firmware=firmware,
             release=firmware_release,
+            qemu=qemu,
             other_qemus=try_qemu or (),
             other_firmware=try_firmware or (),
             other_vars=try_vars or (),

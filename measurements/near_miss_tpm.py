@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from measurements.boot_sequence import ImageEvents, PlatformEvents, assemble
@@ -18,6 +19,7 @@ from measurements.near_miss_edits import with_events
 from measurements.neighbours import shape_changes
 from measurements.platforms import PlatformPrediction, RegisterEvent
 from measurements.predict_tpm import FirmwareInputs, platform_events
+from measurements.qemu import QemuProgram
 from measurements.reference import register_event, tpm_prediction
 from measurements.secure_boot import policy_events, secure_boot_policy
 from measurements.shape import MachineShape
@@ -41,17 +43,25 @@ _REGISTERS: Mapping[NearMissKind, frozenset[str]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TpmInputs:
-    """What a TPM system's prediction is made of; ``image`` only where it is at hand."""
+    """What a TPM system's prediction is made of; ``image`` only where it is at hand, ``qemu`` None for the
+    installed one.
+    """
 
     firmware: FirmwareInputs
     shape: MachineShape
     image: ImageEvents | None = None
+    qemu: QemuProgram | None = None
 
 
 def tpm_changes(
-    inputs: TpmInputs, *, stores: Sequence[FirmwareInputs] = (), firmware: Sequence[FirmwareInputs] = ()
+    inputs: TpmInputs,
+    *,
+    stores: Sequence[FirmwareInputs] = (),
+    firmware: Sequence[FirmwareInputs] = (),
+    programs: Sequence[QemuProgram] = (),
 ) -> Iterator[Change[Any]]:
-    """Changes of ``inputs``: each given variable store and firmware, then each neighbour of the machine.
+    """Changes of ``inputs``: each given variable store, firmware and QEMU, then each neighbour of the
+    machine.
 
     ``stores`` are firmware inputs of which only the variables are taken.
     """
@@ -61,6 +71,9 @@ def tpm_changes(
     for other in firmware:
         words = f"the firmware is {other.firmware.name}"
         yield _change(NearMissKind.FIRMWARE, words, _with_firmware(other))
+    for program in programs:
+        words = f"the machine is started by {program.name}"
+        yield _change(NearMissKind.QEMU_VERSION, words, partial(_with_qemu, program=program))
     yield from shape_changes(inputs.shape, lambda kind: _REGISTERS.get(kind, frozenset()), costly=True)
 
 
@@ -68,7 +81,7 @@ def tpm_predictor(expected: PlatformPrediction) -> Callable[[TpmInputs], Platfor
     """The prediction of other inputs; without an image by changing ``expected``."""
 
     def predict(inputs: TpmInputs) -> PlatformPrediction:
-        platform = platform_events(inputs.firmware, inputs.shape)
+        platform = platform_events(inputs.firmware, inputs.shape, program=inputs.qemu)
         shape = inputs.shape.as_json()
         if inputs.image is not None:
             return tpm_prediction(assemble(inputs.image, platform, tpm=inputs.shape.tpm), shape=shape)
@@ -130,3 +143,7 @@ def _with_firmware(other: FirmwareInputs) -> Callable[[TpmInputs], TpmInputs]:
         return replace(inputs, firmware=other)
 
     return changed
+
+
+def _with_qemu(inputs: TpmInputs, *, program: QemuProgram) -> TpmInputs:
+    return replace(inputs, qemu=program)

@@ -10,8 +10,12 @@ import pytest
 
 from keyturn.cli import main
 from measurements.boot_report import BootReport, encode_report, frame_report
+from measurements.predict_tpm import FirmwareInputs, predict_tpm
 from measurements.reference import reference_document
+from measurements.shape import MachineShape
 from tests.support.boot_model import ModelImage, ModelMachine, boot_log, predict
+from tests.support.event_log_writer import write_predicted
+from tests.support.tools import unavailable
 
 MACHINE = ModelMachine()
 IMAGE = ModelImage()
@@ -108,6 +112,29 @@ def test_hostile_text_in_a_log_does_not_reach_the_terminal(
     shown = capsys.readouterr().out
     assert "\x1b[2J" not in shown
     assert "[red]x" in shown
+
+
+@pytest.mark.apt
+def test_neighbours_name_the_machine_that_booted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The firmware, its files and QEMU are the installed ones."""
+    code, variables = (Path(f"/usr/share/OVMF/OVMF_{name}_4M.fd") for name in ("CODE", "VARS"))
+    if not code.exists():
+        unavailable("no firmware (package ovmf)")
+    inputs = FirmwareInputs.read(code=code, variables=variables)
+    one, two = (
+        predict_tpm(IMAGE.inputs(), inputs, MachineShape(memory_mib=1024, cpus=cpus)) for cpus in (1, 2)
+    )
+    shape = MachineShape(memory_mib=1024, cpus=1).as_json()
+    path, log = tmp_path / "expected.json", tmp_path / "log.bin"
+    path.write_text(json.dumps(reference_document(one, shape=shape)))
+    log.write_bytes(write_predicted(two.logged()))
+    files = ("--firmware-code", code, "--firmware-vars", variables)
+    assert call("--expected", path, "--log", log, *files) == 1
+    assert "near miss:" not in capsys.readouterr().out
+    assert call("--expected", path, "--log", log, "--neighbours", *files) == 1
+    shown = capsys.readouterr().out
+    assert "would be as found if there are 2 CPUs" in shown
+    assert "this is what a 2 vCPU machine with 1 GiB would give" in shown
 
 
 @pytest.mark.parametrize("content", [b"", b"no log", b"{}"])

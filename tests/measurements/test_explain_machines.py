@@ -96,7 +96,9 @@ def near_misses(firmware: FirmwareInputs, shape: MachineShape) -> tuple[NearMiss
     expected, inputs = reference(firmware, BASE), TpmInputs(firmware=firmware, shape=BASE)
     found = {name: banks for name, banks in reference(firmware, shape).registers.items() if name != "10"}
     problem = Problem(expected=expected, found=found, inputs=inputs, predict=tpm_predictor(expected))
-    return search(problem, list(tpm_changes(inputs)), costly=True).found
+    kinds = (NearMissKind.CPUS, NearMissKind.NIC, NearMissKind.DISK)
+    changes = [change for change in tpm_changes(inputs) if change.kind in kinds]
+    return search(problem, changes, costly=True).found
 
 
 @pytest.mark.parametrize(

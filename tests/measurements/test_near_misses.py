@@ -21,6 +21,7 @@ from measurements.near_miss_search import search
 from measurements.near_miss_tpm import TpmInputs, tpm_changes
 from measurements.platforms import Platform, PlatformPrediction, RegisterEvent
 from measurements.predict_tpm import FirmwareInputs
+from measurements.qemu import QemuProgram
 from measurements.reference import register_event, replay_register, tpm_prediction
 from measurements.shape import BootOrder, CpuVendor, Disk, MachineShape, Nic, TpmInterface
 from measurements.tdx.mrtd import PageOrder
@@ -162,6 +163,7 @@ def model(inputs: TpmInputs) -> PlatformPrediction:
         "0": inputs.firmware.firmware.name,
         "1": json.dumps(inputs.shape.as_json()),
         "7": inputs.firmware.variables_name,
+        "2": "" if inputs.qemu is None else inputs.qemu.name,
     }
     events = tuple(
         event(register, EventType.EV_EFI_ACTION, text.encode(), text) for register, text in measured.items()
@@ -216,6 +218,23 @@ def other_firmware(words: str, other: Any, **given: Any) -> Callable[[], Planted
     return planted
 
 
+def other_qemu() -> Planted:
+    program = QemuProgram(command=("qemu-9.1/qemu-system-x86_64",))
+    inputs = TpmInputs(firmware=firmware(), shape=BASE)
+    problem: Problem[Any] = Problem(
+        expected=model(inputs),
+        found=model(replace(inputs, qemu=program)).registers,
+        inputs=inputs,
+        predict=model,
+    )
+    return Planted(
+        problem=problem,
+        changes=list(tpm_changes(inputs, programs=[program])),
+        words="the machine is started by qemu-9.1/qemu-system-x86_64",
+        costly=True,
+    )
+
+
 EDITS_AND_TPM: Plantings = {
     NearMissKind.PREDICTION: [other_prediction],
     NearMissKind.SEPARATOR: [separator_place],
@@ -238,7 +257,10 @@ EDITS_AND_TPM: Plantings = {
     NearMissKind.MEMORY: [machine("memory is 8192 MiB", memory_mib=8192)],
     NearMissKind.CPUS: [machine("there are 4 CPUs", cpus=4)],
     NearMissKind.CPU_VENDOR: [machine("the CPU's vendor is GenuineIntel", cpu_vendor=CpuVendor.INTEL)],
-    NearMissKind.QEMU_VERSION: [machine("the machine is that of QEMU 9.1", machine="pc-q35-9.1")],
+    NearMissKind.QEMU_VERSION: [
+        machine("the machine is that of QEMU 9.1", machine="pc-q35-9.1"),
+        other_qemu,
+    ],
     NearMissKind.TPM_INTERFACE: [machine("the TPM's interface is tis", tpm=TpmInterface.TIS)],
     NearMissKind.NIC: [machine("a network card is missing", nics=())],
     NearMissKind.DISK: [
