@@ -20,7 +20,7 @@ from measurements.firmware_volume import FirmwareVolume
 from measurements.fw_cfg import FirmwareConfig
 from measurements.idle_machine import IdleMachine
 from measurements.ovmf import Firmware
-from measurements.platform_info import MAX_USED_BITS, address_space
+from measurements.platform_info import MAX_USED_BITS, USUAL_BITS, address_space
 from measurements.qtest import Qtest
 from measurements.shape import MachineShape
 from measurements.shape_devices import FIRST_SLOT, LAST_SLOT
@@ -85,6 +85,8 @@ def shape_limits(shape: MachineShape) -> str | None:
         return "the windows of passed-through devices decide about PCI windows"
     if shape.phys_bits not in _PROVEN_PHYS_BITS:
         return f"the PCI window of {shape.phys_bits}-bit addresses is not known"
+    if shape.phys_bits > USUAL_BITS and any(device.root_port for device in shape.devices):
+        return f"firmware keeps room behind root ports by the width of addresses ({shape.phys_bits} bits)"
     for device in shape.devices:
         if not device.model.startswith(_SMALL_DEVICES) or device.model.startswith(_LARGE_DEVICES):
             return f"the windows of {device.model} are not known"

@@ -34,7 +34,8 @@ _PCI32_START, _PCI32_END = 0xC0000000, 0xFC000000
 _IO_START, _IO_SIZE = 0x6000, 0xA000
 _PCI64_SIZE = 32 * GIB
 _BUILT_IN_PROCESSORS = 64
-_USUAL_BITS = 40
+USUAL_BITS = 40
+"""Width of addresses that every QEMU accelerator offers."""
 
 MAX_USED_BITS = 46
 """Width of addresses that OVMF uses at most, from edk2 2023.08 on (commit "limit phys-bits to 46")."""
@@ -42,7 +43,7 @@ MAX_USED_BITS = 46
 
 def platform_info(shape: MachineShape) -> bytes:
     """The block and the two flags after it, for ``shape``; raises ``ShapeError`` where it is not known."""
-    if shape.phys_bits != _USUAL_BITS:
+    if shape.phys_bits != USUAL_BITS:
         raise ShapeError(
             f"the early memory of this firmware is not known with {shape.phys_bits}-bit addresses",
             subject="phys-bits",
@@ -91,7 +92,7 @@ def address_space(shape: MachineShape) -> tuple[int, int, int, int]:
     size = _PCI64_SIZE
     start = _align(memory_end(shape), size)
     beyond = start + size
-    if shape.cpu_vendor is not CpuVendor.AMD and shape.phys_bits <= _USUAL_BITS:
+    if shape.cpu_vendor is not CpuVendor.AMD and shape.phys_bits <= USUAL_BITS:
         # The firmware trusts 40 bits only from AMD's processors: QEMU once gave every guest 40 bits.
         return start, size, beyond, max(36, (beyond - 1).bit_length())
     width = min(shape.phys_bits, MAX_USED_BITS)

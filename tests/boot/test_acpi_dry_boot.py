@@ -128,6 +128,15 @@ def test_replaced_devices_are_named_in_the_origin(second_bus: AcpiDump) -> None:
         assert "gpu behind the port in slot 20 of root bus 0 is replaced by pci-testdev" in event.origin
 
 
+def test_room_behind_root_ports_needs_the_firmware() -> None:
+    port = ExtraDevice(model="virtio-rng-pci", root_port=True)
+    shape = MachineShape(tpm=TpmInterface.NONE, phys_bits=46, devices=(port,))
+    program = _program("trixie")
+    dumped = acpi_dump(shape, program, firmware=_firmware())
+    assert dumped.method is AcpiMethod.DRY_BOOT
+    assert dumped.files.tables != _idle(shape, program).tables
+
+
 def test_early_firmware_is_not_taken_for_a_current_one() -> None:
     code = installed_firmware()
     firmware = DryBootFirmware(code=code, variables=installed_firmware("OVMF_VARS_4M.fd"))

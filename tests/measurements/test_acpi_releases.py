@@ -246,6 +246,10 @@ def test_missing_qemu_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None
         (MachineShape(pxbs=(Pxb(bus=32),)), "more than one root bus"),
         (MachineShape(passed=(PassedDevice(kind=PassedKind.GPU, bars_mib=(16,)),)), "passed-through"),
         (MachineShape(phys_bits=39), "39-bit addresses"),
+        (
+            MachineShape(phys_bits=46, devices=(ExtraDevice(model="virtio-rng-pci", root_port=True),)),
+            "room behind root ports",
+        ),
         (MachineShape(devices=(ExtraDevice(model="virtio-gpu-pci"),)), "windows of virtio-gpu-pci"),
         (MachineShape(devices=(ExtraDevice(model="pci-testdev"),)), "windows of pci-testdev"),
     ],
