@@ -30,7 +30,7 @@ from measurements.linux_stub import check_kernel_release, kernel_stub_events
 from measurements.platforms import Platform, PlatformPrediction, RegisterEvent
 from measurements.runtime_events import RuntimeEvent, event_digest
 from measurements.secure_boot import SecureBootPolicy, StartedImage, authority_events
-from measurements.shape import BootSource, MachineShape
+from measurements.shape import BootSource, MachineShape, ShapeError
 from measurements.smbios import Structure, parse_structures
 from measurements.tdx.boot_variables import boot_variable_events
 from measurements.tdx.cc_mapping import CcRegister
@@ -171,8 +171,7 @@ def predict_mrtd(
 
 
 def _facts(data: bytes, *, name: str, digest: str) -> DxeFacts:
-    """From the catalogue where the file is known: unpacking its volume takes ten times as long as all the
-    rest."""
+    """From the catalogue where the file is known: unpacking takes ten times as long as all the rest."""
     from measurements.firmware_catalogue import catalogue
 
     known = catalogue().files.get(digest)
@@ -207,11 +206,25 @@ def _check(firmware: TdxFirmware, machine: TdxMachine, boot: ImageEvents | Direc
             subject="hypervisor",
             advice="compare the other registers with the provider's endorsement",
         )
+    _check_shape(machine.shape)
     if isinstance(boot, DirectBoot) != (machine.shape.boot is BootSource.DIRECT):
         raise FormatError(
             f"is {machine.shape.boot.value!r}, but what is booted is not",
             subject="shape: boot",
             advice='use boot = "direct" for a kernel of the host, and boot = "disk" for an image',
+        )
+
+
+def _check_shape(shape: MachineShape) -> None:
+    if shape.smm:
+        raise ShapeError(
+            "a trust domain has no system management mode", subject="smm", advice="use smm = false"
+        )
+    if any(nic.rom for nic in shape.nics):
+        raise ShapeError(
+            "what a card's boot ROM measures in a trust domain is not predicted",
+            subject="nic.rom",
+            advice="use a network card without boot ROM (rom = false)",
         )
 
 

@@ -16,7 +16,7 @@ from measurements.firmware_volume import FirmwareError
 from measurements.pe import authenticode_digest
 from measurements.platforms import Platform, PlatformPrediction
 from measurements.runtime_events import DEV_IMAGE, boot_event, replay_runtime_events
-from measurements.shape import MachineShape
+from measurements.shape import MachineShape, Nic, ShapeError
 from measurements.tdx.ccel import parse_cc_log
 from measurements.tdx.mrtd import PageOrder, compute_mrtd
 from measurements.tdx.predict import (
@@ -263,6 +263,17 @@ def test_known_firmware_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(ovmf, "unpack_lzma", unpack)
     assert TdxFirmware.parse(ubuntu_bytes(), name="OVMF.fd").build.known is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [({"smm": True}, "no system management mode"), ({"nics": (Nic(rom=True),)}, "boot ROM measures")],
+)
+def test_shapes_that_no_trust_domain_has_are_refused(changes: dict[str, object], reason: str) -> None:
+    base = machine(direct=True)
+    odd = replace(base, shape=replace(base.shape, **changes))  # type: ignore[arg-type]
+    with pytest.raises(ShapeError, match=reason):
+        predict_tdx(ubuntu_firmware(), odd, DIRECT)
 
 
 def test_the_order_of_rtmr1_follows_the_release() -> None:
