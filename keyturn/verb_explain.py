@@ -30,7 +30,10 @@ _QuoteOption = Annotated[
     Path | None,
     typer.Option("--quote", help="A quote: the message of a TPM's, a TDX quote, or dstack's report."),
 ]
-_ReportOption = Annotated[Path | None, typer.Option("--report", help="An SNP report, or dstack's report.")]
+_ReportOption = Annotated[
+    Path | None,
+    typer.Option("--report", help="An SNP report, dstack's report, or a list of register values."),
+]
 _DocumentOption = Annotated[
     Path | None, typer.Option("--document", help="A Nitro enclave's attestation document.")
 ]

@@ -10,6 +10,8 @@
 - CC event log: a TCG log with SHA-384 only that extends indexes 1 to 4 only and has the Secure Boot variables
   in index 1, where TPM systems have index 7.
 - TPM event log: any other TCG log.
+- PCR values: the output of ``tpm2_pcrread``.
+- Register values: a JSON object with ``platform`` and ``banks``, such as reference values of another machine.
 
 Binary files may also be given as hexadecimal text. **No signature is checked here.**
 """
@@ -20,7 +22,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from measurements.booted import Booted, BootedEvent, BootedLog, Registers, cc_log, replay_booted, tpm_log
 from measurements.errors import FormatError
@@ -57,6 +59,7 @@ class FileKind(StrEnum):
     NITRO_DOCUMENT = "Nitro attestation document"
     DSTACK_REPORT = "dstack report"
     DSTACK_LOG = "dstack event log"
+    REGISTERS = "list of register values"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,9 +162,40 @@ def _json(data: bytes, name: str) -> Told:
         return _dstack_log(data, name)
     if isinstance(document, dict) and ("attestation" in document or {"quote", "event_log"} <= set(document)):
         return _dstack_report(data, name)
+    if isinstance(document, dict) and {"platform", "banks"} <= set(document):
+        return _register_values(document, data, name)
     from measurements.boot_report import decode_report
 
     return _boot_report(decode_report(data), name)
+
+
+def _register_values(document: Mapping[str, Any], data: bytes, name: str) -> Told:
+    from measurements.register_lists import parse_banks_document, parse_other_prediction
+
+    if "events" in document:
+        prediction, log = parse_other_prediction(data, subject=name)
+        return Told(
+            name=name,
+            kind=FileKind.REGISTERS,
+            platform=prediction.platform,
+            log=log if log.events else None,
+            reported=prediction.registers,
+        )
+    platform, registers = parse_banks_document(document, subject=name)
+    return Told(name=name, kind=FileKind.REGISTERS, platform=platform, reported=registers)
+
+
+def _pcr_values(data: bytes, name: str) -> Told:
+    from measurements.register_lists import parse_pcr_list
+
+    registers = parse_pcr_list(data, subject=name)
+    return Told(name=name, kind=FileKind.REGISTERS, platform=Platform.TPM, reported=registers)
+
+
+def _is_pcr_list(data: bytes) -> bool:
+    from measurements.register_lists import is_pcr_list
+
+    return is_pcr_list(data)
 
 
 def _console(data: bytes, name: str) -> Told:
@@ -291,6 +325,7 @@ def _refuse(name: str, reason: str, advice: str) -> NoReturn:
 _READERS: Sequence[tuple[Callable[[bytes], bool], Callable[[bytes, str], Told]]] = (
     (lambda data: data.lstrip()[:1] in (b"{", b"["), _json),
     (_has_frame, _console),
+    (_is_pcr_list, _pcr_values),
     (lambda data: data.startswith(_TPM_QUOTE), _tpm_quote),
     (lambda data: data.startswith(_TD_QUOTES), _td_quote),
     (lambda data: len(data) == _REPORT_SIZE and 2 <= int.from_bytes(data[:4], "little") <= 5, _snp_report),

@@ -188,6 +188,27 @@ def read_reference(path: Path) -> Reference:
     return parse_reference(path.read_bytes(), subject=str(path))
 
 
+def parse_registers(
+    platform: Platform, banks: Mapping[str, Mapping[str, str]], *, complete: bool = True
+) -> dict[str, dict[str, bytes]]:
+    """The values of a document's ``banks``; ``complete`` asks for every register of a TPM system.
+
+    Raises ``ValueError`` or another error of Python for anything that is not in form.
+    """
+    registers: dict[str, dict[str, bytes]] = {}
+    for bank, values in banks.items():
+        if not values:
+            raise ValueError(f"its bank {bank} is empty")
+        for register, value in values.items():
+            if register not in REGISTERS[platform]:
+                raise ValueError(f"a {platform.value} machine has no register {register!r}")
+            registers.setdefault(register, {})[Bank(bank).value] = _digest(Bank(bank), value)
+    every = all(set(registers.get(name, {})) == set(Bank) for name in REGISTERS[Platform.TPM])
+    if not registers or (complete and platform is Platform.TPM and not every):
+        raise ValueError("its banks are not complete")
+    return registers
+
+
 def replay_register(events: Iterable[RegisterEvent], register: str, bank: str) -> bytes:
     """The value of ``register`` after ``events``; zeros if none extends it."""
     value = bytes(Bank(bank).size)
@@ -231,7 +252,7 @@ def _from_document(document: Mapping[str, Any]) -> PlatformPrediction:
         platform=platform,
         label=_label(document["label"]) if "label" in document else {},
         shape=dict(document["shape"]),
-        registers=_registers(platform, document["banks"]),
+        registers=parse_registers(platform, document["banks"]),
         events=tuple(_event_of(event) for event in document["events"]),
     )
     for event in prediction.events:
@@ -246,21 +267,6 @@ def _label(label: Mapping[str, Any]) -> dict[str, str]:
     if not label or not all(isinstance(text, str) for text in label.values()):
         raise ValueError("its label is empty, or holds something else than texts")
     return dict(label)
-
-
-def _registers(platform: Platform, banks: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, bytes]]:
-    registers: dict[str, dict[str, bytes]] = {}
-    for bank, values in banks.items():
-        if not values:
-            raise ValueError(f"its bank {bank} is empty")
-        for register, value in values.items():
-            if register not in REGISTERS[platform]:
-                raise ValueError(f"a {platform.value} machine has no register {register!r}")
-            registers.setdefault(register, {})[Bank(bank).value] = _digest(Bank(bank), value)
-    complete = all(set(registers.get(name, {})) == set(Bank) for name in REGISTERS[Platform.TPM])
-    if not registers or (platform is Platform.TPM and not complete):
-        raise ValueError("its banks are not complete")
-    return registers
 
 
 def _event_of(event: Mapping[str, Any]) -> RegisterEvent:
