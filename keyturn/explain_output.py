@@ -44,6 +44,8 @@ def show_explanation(out: Output, explanation: Explanation, quoted: bool | None)
     else:
         _show_findings(out, explanation)
         _show_faults(out, explanation)
+    if explanation.uncompared:
+        out.line(f"[yellow]not told[/yellow]: {_names(explanation.uncompared)}")
     for hint in explanation.hints:
         out.line(f"[yellow]hint[/yellow] (from data that is not measured) {escape(hint)}")
     if quoted is not None:

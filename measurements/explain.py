@@ -65,6 +65,11 @@ class Explanation:
     registers: tuple[str, ...]
 
     @property
+    def uncompared(self) -> tuple[str, ...]:
+        """Predicted registers of which nothing was told."""
+        return tuple(name for name in self.prediction.registers if name not in self.registers)
+
+    @property
     def equal(self) -> bool:
         """Whether the boot is the predicted one, as far as it was told."""
         return not self.findings and not self.faults
@@ -86,6 +91,10 @@ def explain(
     """
     _check_comparable(expected, booted, subject)
     predicted = logged_events(expected, booted.log)
+    logged = (
+        set() if booted.log is None else expected.registers.keys() - unlogged_registers(expected, booted.log)
+    )
+    compared = logged | (booted.reported or {}).keys()
     differences = () if booted.log is None else _differences(expected, predicted, booted.log)
     hint = _memory_hint(expected, booted)
     causes = causes_of(differences, other_memory=hint is not None)
@@ -100,7 +109,7 @@ def explain(
         faults=tuple(_faults(expected, booted)),
         hints=() if hint is None else (hint,),
         compared=0 if booted.log is None else len(predicted),
-        registers=tuple(name for name in expected.registers if name in booted.registers),
+        registers=tuple(name for name in expected.registers if name in compared),
     )
 
 
@@ -145,6 +154,7 @@ def explanation_document(explanation: Explanation) -> dict[str, Any]:
         "equal": explanation.equal,
         "compared": explanation.compared,
         "compared_registers": list(explanation.registers),
+        "uncompared_registers": list(explanation.uncompared),
         "first": _finding_document(explanation.findings[0]) if explanation.findings else None,
         "differences": [_finding_document(finding) for finding in explanation.findings],
         "registers": [

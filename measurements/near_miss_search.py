@@ -110,11 +110,11 @@ class _Search(Generic[Inputs]):
     def costly(
         self, changes: Sequence[Change[Inputs]], edits: Sequence[Change[Inputs]], progress: Progress | None
     ) -> None:
-        """Each costly change, alone and with each edit, until one explains all."""
+        """Each costly change, alone and with each edit, as long as it could explain anything new."""
         for done, change in enumerate(changes):
-            if self.complete:
-                self.left_out += len(changes) - done
-                return
+            if self.complete or not change.registers & self.unexplained:
+                self.left_out += 1
+                continue
             base = self.attempt((change,))
             for edit in edits:
                 if base is not None and not self.complete and edit.kind is not change.kind:

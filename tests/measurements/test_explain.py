@@ -162,6 +162,8 @@ def test_the_same_boot_is_equal() -> None:
     assert explanation.findings == ()
     assert explanation.hints == ()
     assert explanation.compared == len(predict(MACHINE, IMAGE).logged())
+    assert explanation.registers == (*map(str, range(10)), "11", "12", "13")
+    assert explanation.uncompared == ("10", "14")
 
 
 def test_every_further_difference_is_shown() -> None:

@@ -174,8 +174,17 @@ def test_costly_choices_come_last_and_only_if_asked_for() -> None:
     done: list[tuple[int, int]] = []
     result = search(problem(Machine(cpus=4)), slow, costly=True, progress=lambda n, of: done.append((n, of)))
     assert words_of(result) == [("cpus is 4",)]
-    assert done == [(number, 7) for number in range(1, 6)]
+    assert done == [(number, 7) for number in range(1, 6)]  # the rest is left out
     assert result.costly == 2  # the QEMU versions, after the number of CPUs explained everything
+
+
+def test_costly_choices_end_where_they_could_explain_nothing_new() -> None:
+    """RTMR0 is explained by the CPUs; RTMR1 is of another kernel, which only the memory could change."""
+    slow = [replace(each, costly=True) for each in CHANGES]
+    result = search(problem(Machine(cpus=2, kernel="x")), slow, costly=True)
+    assert words_of(result) == [("cpus is 2",)]
+    # All but three sizes of memory, one number of CPUs, and the patch.
+    assert (result.tried, result.impossible, result.costly) == (4, 1, 3)
 
 
 def test_a_costly_choice_meets_each_edit() -> None:
