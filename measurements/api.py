@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from measurements.tdx.predict import DirectBoot, TdxFirmware, TdxMachine
 
 DEFAULT_HYPERVISOR = "qemu"
-TABLES = "etc/smbios/smbios-tables"
 
 
 class PredictionInputError(KeyturnError):
@@ -218,19 +217,9 @@ class Predictor:
 
     def _tdx_machine(self, shape: MachineShape, name: str) -> TdxMachine:
         from measurements.firmware_catalogue import hypervisor
-        from measurements.tdx.predict import TdxMachine
+        from measurements.tdx.machine_reader import tdx_machine
 
-        dump = self._machine(shape)
-        return TdxMachine(
-            shape=shape,
-            hypervisor=hypervisor(name),
-            acpi=dump.files,
-            acpi_origin=dump.origin,
-            acpi_provenance=dump.provenance,
-            fw_cfg=dump.items,
-            smbios=dump.items.get(TABLES),
-            qemu_version=_version(dump.qemu_version),
-        )
+        return tdx_machine(shape, hypervisor(name), self._machine(shape))
 
     def _machine(self, shape: MachineShape) -> AcpiDump:
         if shape not in self._machines:
@@ -259,11 +248,6 @@ def _dry_boot_firmware(host: Host) -> DryBootFirmware | None:
     if host.firmware is None:
         return None
     return DryBootFirmware(code=host.firmware.code, variables=host.firmware.variables)
-
-
-def _version(text: str) -> tuple[int, int]:
-    major, minor, *_ = text.split(".")
-    return int(major), int(minor)
 
 
 def _read(path: Path) -> bytes:

@@ -9,17 +9,18 @@ without ``-boot menu=on``, which no shape has.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from measurements.acpi_dump import AcpiDump
 from measurements.errors import FormatError
 from measurements.firmware_catalogue import Hypervisor
-from measurements.fw_cfg import FirmwareConfig
-from measurements.idle_machine import idle_machine
-from measurements.qemu import QemuProgram
 from measurements.shape import BootSource, MachineShape
 from measurements.smbios import TABLES
 from measurements.tdx.predict import TdxMachine
 from measurements.tdx.rtmr0 import BOOT_MENU, FW_CFG_ITEMS
+
+if TYPE_CHECKING:
+    from measurements.acpi_dump import AcpiDump
 
 BOOT_ORDER = "bootorder"
 
@@ -27,41 +28,31 @@ _LOADER_ROM = b"/rom@genroms/linuxboot_dma.bin"
 _VERSION = re.compile(r"(\d+)\.(\d+)\b.*")
 
 
-def read_tdx_machine(
-    shape: MachineShape,
-    hypervisor: Hypervisor,
-    acpi: AcpiDump,
-    *,
-    program: QemuProgram,
-) -> TdxMachine:
-    """The machine of ``shape``; ``acpi`` are its tables, which the same ``program`` made.
-
-    QEMU is started, halted, for a moment. Raises ``IdleMachineError`` where it refuses the shape.
-    """
-    with idle_machine(shape, program) as machine:
-        fw_cfg = offered_items(machine.config, direct=shape.boot is BootSource.DIRECT)
-        smbios = machine.config.read(TABLES)
+def tdx_machine(shape: MachineShape, hypervisor: Hypervisor, dump: AcpiDump) -> TdxMachine:
+    """The machine of ``shape`` for a prediction; ``dump`` is what its QEMU offers."""
     return TdxMachine(
         shape=shape,
         hypervisor=hypervisor,
-        acpi=acpi.files,
-        acpi_origin=acpi.origin,
-        acpi_provenance=acpi.provenance,
-        fw_cfg=fw_cfg,
-        smbios=smbios,
-        qemu_version=parse_qemu_version(acpi.qemu_version),
+        acpi=dump.files,
+        acpi_origin=dump.origin,
+        acpi_provenance=dump.provenance,
+        fw_cfg=offered_items(dump.items, direct=shape.boot is BootSource.DIRECT),
+        smbios=dump.items.get(TABLES),
+        qemu_version=parse_qemu_version(dump.qemu_version),
     )
 
 
-def offered_items(config: FirmwareConfig, *, direct: bool) -> dict[str, bytes]:
-    """The items that firmware may measure, by name; ``direct`` for a machine that will get a kernel."""
-    items = {name: config.read(name) for name in FW_CFG_ITEMS if name in config.files}
-    items[BOOT_MENU] = bytes(2)
+def offered_items(items: Mapping[str, bytes], *, direct: bool) -> dict[str, bytes]:
+    """Those of ``items`` that firmware may measure, and what a halted machine does not show; ``direct`` for a
+    machine that will get a kernel.
+    """
+    found = {name: items[name] for name in FW_CFG_ITEMS if name in items}
+    found[BOOT_MENU] = bytes(2)
     if direct:
-        devices = items.get(BOOT_ORDER, b"").rstrip(b"\0")
+        devices = found.get(BOOT_ORDER, b"").rstrip(b"\0")
         entries = [entry for entry in devices.split(b"\n") if entry and entry != _LOADER_ROM]
-        items[BOOT_ORDER] = b"\n".join([_LOADER_ROM, *entries]) + b"\0"
-    return items
+        found[BOOT_ORDER] = b"\n".join([_LOADER_ROM, *entries]) + b"\0"
+    return found
 
 
 def parse_qemu_version(text: str) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from measurements.acpi_tables import read_acpi
 from measurements.boot_sequence import ImageEvents
 from measurements.events import Bank, EventType
 from measurements.firmware_catalogue import hypervisor
+from measurements.fw_cfg import FirmwareConfig
 from measurements.idle_machine import idle_machine
 from measurements.platforms import RegisterEvent
 from measurements.qemu import QemuProgram
@@ -27,6 +28,7 @@ from measurements.smbios import TABLES
 from measurements.tdx.cc_mapping import CcRegister, register_of
 from measurements.tdx.machine_reader import offered_items
 from measurements.tdx.predict import DirectBoot, TdxFirmware, TdxMachine, predict_tdx
+from measurements.tdx.rtmr0 import FW_CFG_ITEMS
 from tests.support.oracle_boots import BANKS, Booted, OracleMachine, firmware_folder, logged
 
 RTMRS = (CcRegister.RTMR0, CcRegister.RTMR1, CcRegister.RTMR2)
@@ -75,10 +77,14 @@ def _machine(shape: MachineShape, program: QemuProgram) -> TdxMachine:
             hypervisor=hypervisor("qemu"),
             acpi=read_acpi(machine, shape),
             acpi_origin="QEMU",
-            fw_cfg=offered_items(machine.config, direct=shape.boot is BootSource.DIRECT),
+            fw_cfg=offered_items(_items(machine.config), direct=shape.boot is BootSource.DIRECT),
             smbios=machine.config.read(TABLES),
             qemu_version=(int(major), int(minor)),
         )
+
+
+def _items(config: FirmwareConfig) -> dict[str, bytes]:
+    return {name: config.read(name) for name in FW_CFG_ITEMS if name in config.files}
 
 
 def _booted(booted: Booted, register: CcRegister) -> Sequence:

@@ -7,22 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from measurements.acpi_dump import AcpiDump, AcpiMethod
+from measurements.acpi_dump import acpi_dump
 from measurements.errors import FormatError
 from measurements.firmware_catalogue import hypervisor
+from measurements.fw_cfg import FirmwareConfig
 from measurements.idle_machine import IdleMachineError
 from measurements.qemu import QemuProgram
 from measurements.shape import BootOrder, BootSource, Disk, MachineShape, TpmInterface
-from measurements.tdx.machine_reader import offered_items, parse_qemu_version, read_tdx_machine
+from measurements.tdx.machine_reader import offered_items, parse_qemu_version, tdx_machine
 from measurements.tdx.predict import TdxFirmware, predict_tdx
+from measurements.tdx.rtmr0 import FW_CFG_ITEMS
 from tests.measurements.tdx.kernel_files import bzimage
 from tests.measurements.tdx.qemu_halted import halted
-from tests.measurements.tdx.tdx_boots import ACPI, DIRECT, image, ubuntu_firmware
+from tests.measurements.tdx.tdx_boots import DIRECT, image, ubuntu_firmware
 from tests.support.debian_packages import debian_package
 from tests.support.tools import require_tool
 
 LOADER = b"/rom@genroms/linuxboot_dma.bin"
-DUMP = AcpiDump(files=ACPI, qemu_version="7.2.22", method=AcpiMethod.IDLE)
 DISK = ("-blockdev", "null-co,node-name=d", "-device", "virtio-blk-pci,drive=d,addr=3,bootindex=1")
 
 
@@ -38,14 +39,18 @@ def test_the_boot_order_of_a_direct_boot_is_that_of_qemu(
     kernel = tmp_path / "kernel"
     kernel.write_bytes(bzimage())
     with halted(program, *disk) as config:
-        derived = offered_items(config, direct=True)
-        without = offered_items(config, direct=False)
+        derived = offered_items(items(config), direct=True)
+        without = offered_items(items(config), direct=False)
     with halted(program, *disk, "-kernel", str(kernel)) as config:
         assert derived["bootorder"] == config.read("bootorder")
-        assert offered_items(config, direct=True) == derived
+        assert offered_items(items(config), direct=True) == derived
     assert derived["bootorder"].startswith(LOADER)
     assert without["bootorder"] == (b"/pci@i0cf8/scsi@3/disk@0,0\0" if disk else b"")
     assert derived["BootMenu"] == bytes(2)
+
+
+def items(config: FirmwareConfig) -> dict[str, bytes]:
+    return {name: config.read(name) for name in FW_CFG_ITEMS if name in config.files}
 
 
 def shape(**changes: object) -> MachineShape:
@@ -54,13 +59,14 @@ def shape(**changes: object) -> MachineShape:
 
 def test_a_shape_that_qemu_refuses_is_an_error(program: QemuProgram) -> None:
     with pytest.raises(IdleMachineError):
-        read_tdx_machine(shape(machine="pc-q35-1.0"), hypervisor("qemu"), DUMP, program=program)
+        acpi_dump(shape(machine="pc-q35-1.0"), program)
 
 
 def test_stubs_that_measure_smbios_need_it(program: QemuProgram) -> None:
-    on = read_tdx_machine(shape(), hypervisor("qemu"), DUMP, program=program)
-    assert on.qemu_version == (7, 2)
-    assert on.acpi_origin == DUMP.origin
+    dump = acpi_dump(shape(), program)
+    on = tdx_machine(shape(), hypervisor("qemu"), dump)
+    assert on.qemu_version == parse_qemu_version(dump.qemu_version)
+    assert on.acpi_origin == dump.origin
     newest = replace(image(), run=replace(image().run, version=262))
     (found,) = predict_tdx(ubuntu_firmware(), on, newest)
     last = [event for event in found.events if event.register == "rtmr0"][-1]
@@ -75,15 +81,14 @@ def test_newest_firmware_is_predicted_with_what_qemu_offers(program: QemuProgram
     firmware = TdxFirmware.parse(path.read_bytes(), name="OVMF.fd")
     assert firmware.facts.bios is not None
     disk = shape(disks=(Disk(slot=3),), boot_order=BootOrder.DISK)
-    on = read_tdx_machine(disk, hypervisor("qemu"), DUMP, program=program)
+    on = tdx_machine(disk, hypervisor("qemu"), acpi_dump(disk, program))
     (found,) = predict_tdx(firmware, on, image())
     described = [event.description for event in found.events if event.register == "rtmr0"]
     assert described[2:4] == ["QEMU fw_cfg item BootMenu", "QEMU fw_cfg item bootorder"]
     assert "SMBIOS tables" in described
     assert described.index("SMBIOS tables") == [text[:9] for text in described].index("BootOrder") - 1
-    other = read_tdx_machine(
-        shape(boot=BootSource.DIRECT, disks=()), hypervisor("qemu"), DUMP, program=program
-    )
+    diskless = shape(boot=BootSource.DIRECT, disks=())
+    other = tdx_machine(diskless, hypervisor("qemu"), acpi_dump(diskless, program))
     (direct,) = predict_tdx(firmware, other, DIRECT)
     assert direct.registers["rtmr0"] != found.registers["rtmr0"]
     assert other.fw_cfg is not None
