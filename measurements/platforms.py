@@ -1,9 +1,9 @@
 """What every platform's prediction looks like: registers, and the ordered events that yield them.
 
-TPM systems, TDX, SEV and Nitro differ in how many registers they have and in how a register grows, not in what
-a user wants to know: each value, what went into it in which order, and which input each part came from. A
-platform whose values depend on choices of the host (CPU model, guest features) has one prediction per choice;
-``label`` tells them apart.
+TPM systems, TDX, SEV and Nitro differ in how many registers they have and in how a register grows, not in
+what a user wants to know: each value, what went into it in which order, and which input each part came from.
+A platform whose values depend on choices of the host (CPU model, guest features) has one prediction per
+choice; ``label`` tells them apart.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class RegisterEvent:
 class PlatformPrediction:
     """The registers of one image on one machine.
 
-    ``registers`` maps register to bank to value; ``shape`` has the keys of ``shape.toml`` that the values hold
-    for, ``label`` what tells this prediction from the others of the same platform, image and shape.
+    ``registers`` maps register to bank to value; ``shape`` has the keys of ``shape.toml`` that the values
+    hold for, ``label`` what tells this prediction from the others of the same platform, image and shape.
     """
 
     platform: Platform
