@@ -51,6 +51,7 @@ def test_the_boots_cover_firmware_stubs_and_features() -> None:
     assert {machine.stub for machine in machines() if machine.profiles} == {257, 262}
     assert {machine.firmware for machine in machines() if machine.shape.numa} == {"trixie", "sid"}
     assert {machine.firmware for machine in machines() if machine.shape.devices} == {"trixie", "sid"}
+    assert {machine.qemu for machine in machines()} == {"", "sid"}
     assert {machine.firmware for machine in machines() if measures_alike(machine)} >= {"trixie", "sid"}
 
 

@@ -10,6 +10,7 @@ import pytest
 from measurements.boot_sequence import measure_image
 from measurements.shape import Disk, Nic, TpmInterface
 from measurements.shape_devices import ExtraDevice, NumaNode
+from tests.support.foreign_qemu import foreign_qemu
 from tests.support.oracle_boots import BASE, SMBIOS, OracleMachine, check
 from tests.support.oracle_cc import check_cc_sequences, measures_alike
 from tests.support.oracle_direct import check_direct
@@ -32,9 +33,10 @@ MACHINES = {
     "252, Secure Boot, files on the ESP": OracleMachine(
         firmware="sid", stub=252, extras=True, secure_boot=True
     ),
-    "257, two disks, network card, further devices, TIS, 2 GiB": OracleMachine(
+    "257, QEMU 11.1, two disks, network card, further devices, TIS, 2 GiB": OracleMachine(
         firmware="sid",
         stub=257,
+        qemu="sid",
         shape=replace(
             BASE,
             memory_mib=2048,
@@ -54,7 +56,8 @@ def test_boot_is_as_predicted(name: str, tmp_path: Path) -> None:
     if measures_alike(machine):
         assert booted.image is not None
         image = measure_image(booted.image)
-        check_cc_sequences(booted, suite=machine.firmware, shape=machine.shape, boot=image)
+        program = foreign_qemu(machine.qemu) if machine.qemu else None
+        check_cc_sequences(booted, suite=machine.firmware, shape=machine.shape, boot=image, program=program)
 
 
 def test_some_machines_are_compared_with_trust_domains() -> None:

@@ -22,11 +22,12 @@ from measurements.firmware_profile import record_profile
 from measurements.gpt import PRIMARY_SIZE
 from measurements.pcr0 import needs_dry_boot
 from measurements.predict_tpm import FirmwareInputs, predict_tpm
-from measurements.qemu import MachineSpec
-from measurements.qemu_args import DiskFile, FirmwareFiles
+from measurements.qemu import MachineSpec, QemuProgram
+from measurements.qemu_args import Accelerator, DiskFile, FirmwareFiles
 from measurements.shape import MachineShape
 from measurements.shape_devices import SmbiosStrings
 from tests.support.debian_packages import debian_package
+from tests.support.foreign_qemu import foreign_qemu
 from tests.support.oracle_guest import (
     COMMAND_LINE,
     UKI_ON_ESP,
@@ -68,7 +69,8 @@ _STUBS = "usr/lib/systemd/boot/efi"
 @dataclass(frozen=True, kw_only=True)
 class OracleMachine:
     """``firmware`` is a Debian suite; ``extras`` puts files next to the UKI; ``secure_boot`` enforces own
-    keys; with ``profiles`` ukify builds the UKI, with two profiles and all that the stub hands on.
+    keys; with ``profiles`` ukify builds the UKI, with two profiles and all that the stub hands on; ``qemu``
+    is the Debian suite of another QEMU than the installed one.
     """
 
     firmware: str
@@ -77,6 +79,7 @@ class OracleMachine:
     extras: bool = False
     secure_boot: bool = False
     profiles: bool = False
+    qemu: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +151,11 @@ def firmware_inputs(files: FirmwareFiles, shape: MachineShape) -> FirmwareInputs
     return inputs
 
 
+def emulated(program: QemuProgram | None) -> Accelerator | None:
+    """Emulation for a QEMU of another suite: what it finds of virtualisation may not be made for it."""
+    return None if program is None else Accelerator.TCG
+
+
 def spare_disks(shape: MachineShape, folder: Path, *, first: Path) -> list[DiskFile]:
     """Files for the disks of ``shape``: ``first``, then empty ones."""
     disks = [DiskFile(path=first)]
@@ -167,6 +175,7 @@ class _Setup:
     shape: MachineShape
     inputs: ImageInputs
     disk: Path
+    program: QemuProgram | None
 
     @classmethod
     def of(cls, machine: OracleMachine, folder: Path) -> _Setup:
@@ -196,14 +205,22 @@ class _Setup:
             dev=False,
             esp=EspFiles(files=extras),
         )
-        return cls(folder=folder, files=files, shape=shape, inputs=inputs, disk=disk)
+        program = foreign_qemu(machine.qemu) if machine.qemu else None
+        return cls(folder=folder, files=files, shape=shape, inputs=inputs, disk=disk, program=program)
 
     def prediction(self) -> Prediction:
-        return predict_tpm(self.inputs, firmware_inputs(self.files, self.shape), self.shape)
+        firmware = firmware_inputs(self.files, self.shape)
+        return predict_tpm(self.inputs, firmware, self.shape, program=self.program)
 
     def spec(self) -> MachineSpec:
         disks = spare_disks(self.shape, self.folder, first=self.disk)
-        return MachineSpec(shape=self.shape, firmware=self.files, disks=disks)
+        return MachineSpec(
+            shape=self.shape,
+            firmware=self.files,
+            disks=disks,
+            program=self.program,
+            accelerator=emulated(self.program),
+        )
 
 
 def plain_uki(stub: int, guest: OracleGuest, _: Path) -> bytes:

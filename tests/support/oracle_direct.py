@@ -11,7 +11,14 @@ from measurements.qemu import MachineSpec, QemuProgram
 from measurements.qemu_args import DirectBoot
 from measurements.shape import BootSource, MachineShape
 from measurements.tdx.predict import DirectBoot as TdxDirectBoot
-from tests.support.oracle_boots import Booted, assert_equal, firmware_files, firmware_inputs, spare_disks
+from tests.support.oracle_boots import (
+    Booted,
+    assert_equal,
+    emulated,
+    firmware_files,
+    firmware_inputs,
+    spare_disks,
+)
 from tests.support.oracle_cc import check_cc_sequences
 from tests.support.oracle_guest import COMMAND_LINE, oracle_boot, oracle_guest
 
@@ -37,6 +44,7 @@ def check_direct(
         firmware=files,
         disks=spare_disks(shape, folder, first=disk)[: len(shape.disks)],
         program=program,
+        accelerator=emulated(program),
         direct=DirectBoot(kernel=kernel, initrd=initrd, command_line=COMMAND_LINE),
     )
     predicted = predict_direct_boot(inputs, firmware_inputs(files, shape), shape, program=program)
