@@ -205,13 +205,13 @@ def _machine_reader(host: str, qemu: Path | None) -> MachineReader:
     from measurements.near_miss_tdx import TdxInputs
     from measurements.qemu import QemuProgram
     from measurements.qemu_args import DryBootFirmware
-    from measurements.tdx.machine_reader import read_tdx_machine
+    from measurements.tdx.machine_reader import tdx_machine
     from measurements.tdx.predict import TdxMachine
 
     def read(inputs: TdxInputs) -> TdxMachine:
         program = QemuProgram.at(Path(inputs.qemu) if inputs.qemu else qemu)
         booted = DryBootFirmware(code=Path(inputs.firmware.tdvf.name))
         dump = cached_dump(inputs.shape, program, firmware=booted)
-        return read_tdx_machine(inputs.shape, hypervisor(host), dump, program=program)
+        return tdx_machine(inputs.shape, hypervisor(host), dump)
 
     return read

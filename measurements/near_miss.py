@@ -38,6 +38,8 @@ class NearMissKind(StrEnum):
     DEBUG_MODE = "debug mode"
     MEMORY = "memory size"
     CPUS = "number of vCPUs"
+    MACHINE_SWITCH = "switch of the machine (HPET, PIC, serial port, sleep states, hot plug)"
+    ADDRESS_BITS = "width of physical addresses"
     CPU_VENDOR = "vendor of the CPU"
     CPU_MODEL = "CPU model"
     GUEST_FEATURES = "guest feature word"

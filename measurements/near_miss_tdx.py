@@ -42,6 +42,8 @@ _OF_THE_MACHINE = {
     NearMissKind.QEMU_VERSION: frozenset((RTMR0, RTMR1)),
     NearMissKind.NIC: frozenset((RTMR0,)),
     NearMissKind.DISK: frozenset((RTMR0,)),
+    NearMissKind.MACHINE_SWITCH: frozenset((RTMR0,)),
+    NearMissKind.ADDRESS_BITS: frozenset((RTMR0,)),
     NearMissKind.BOOT_ORDER: frozenset((RTMR0,)),
 }
 
@@ -115,7 +117,7 @@ def memory_edits(hob: Callable[[int], bytes], *, origin: str) -> Iterator[Change
 def tdx_changes(
     inputs: TdxInputs, *, programs: Sequence[str] = (), others: Sequence[TdxFirmware] = ()
 ) -> Iterator[Change[Any]]:
-    """Other machines, read from QEMU; ``programs`` are names of other QEMUs, ``others`` is firmware to try."""
+    """Other machines, read from QEMU; ``programs`` are names of other QEMUs, ``others`` firmware to try."""
     for other in others:
         yield Change(
             kind=NearMissKind.FIRMWARE,

@@ -33,6 +33,8 @@ _REGISTERS: Mapping[NearMissKind, frozenset[str]] = {
     NearMissKind.QEMU_VERSION: frozenset(("0", "1", "2")),
     NearMissKind.NIC: frozenset(("0", "1", "2")),
     NearMissKind.DISK: frozenset(("1",)),
+    NearMissKind.MACHINE_SWITCH: frozenset(("0", "1")),
+    NearMissKind.ADDRESS_BITS: frozenset(("0", "1")),
     NearMissKind.TPM_INTERFACE: frozenset(("0", "1")),
     NearMissKind.CPU_VENDOR: frozenset(("0", "1")),
     NearMissKind.BOOT_ORDER: frozenset(("1",)),

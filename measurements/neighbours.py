@@ -21,6 +21,17 @@ CPUS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 QEMU_VERSIONS = ("7.2", "8.0", "8.1", "8.2", "9.0", "9.1", "9.2", "10.0", "10.1", "10.2", "11.0", "11.1")
 """Versions whose machine types are tried; a QEMU refuses those that it does not have."""
 
+ADDRESS_BITS = (36, 39, 40, 42, 46, 48, 52)
+
+_SWITCHES = {
+    "hpet": "the high precision timer (HPET)",
+    "pic": "the legacy interrupt controller (PIC)",
+    "serial": "the serial port",
+    "sleep": "offering of the sleep states S3 and S4",
+    "acpi_hotplug": "hot plug by way of ACPI",
+}
+"""Fields of a shape that are on or off."""
+
 ShapeChange = Callable[[MachineShape], MachineShape]
 
 
@@ -44,7 +55,13 @@ def neighbours(shape: MachineShape) -> Iterator[Neighbour]:
         words = f"the machine is that of QEMU {version}"
         yield _neighbour(NearMissKind.QEMU_VERSION, words, machine=f"pc-q35-{version}")
     yield from _devices(shape)
-    for tpm in TpmInterface:
+    for name, what in _SWITCHES.items():
+        on = not getattr(shape, name)
+        yield _neighbour(NearMissKind.MACHINE_SWITCH, f"{what} is {'on' if on else 'off'}", **{name: on})
+    for bits in ADDRESS_BITS:
+        words = f"physical addresses have {bits} bits"
+        yield _neighbour(NearMissKind.ADDRESS_BITS, words, phys_bits=bits)
+    for tpm in (TpmInterface.CRB, TpmInterface.TIS):
         yield _neighbour(NearMissKind.TPM_INTERFACE, f"the TPM's interface is {tpm.value}", tpm=tpm)
     for vendor in CpuVendor:
         words = f"the CPU's vendor is {vendor.value}"

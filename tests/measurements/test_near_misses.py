@@ -261,6 +261,14 @@ EDITS_AND_TPM: Plantings = {
         machine("the machine is that of QEMU 9.1", machine="pc-q35-9.1"),
         other_qemu,
     ],
+    NearMissKind.MACHINE_SWITCH: [
+        machine("the high precision timer (HPET) is off", hpet=False),
+        machine("the legacy interrupt controller (PIC) is off", pic=False),
+        machine("the serial port is off", serial=False),
+        machine("offering of the sleep states S3 and S4 is on", sleep=True),
+        machine("hot plug by way of ACPI is off", acpi_hotplug=False),
+    ],
+    NearMissKind.ADDRESS_BITS: [machine("physical addresses have 46 bits", phys_bits=46)],
     NearMissKind.TPM_INTERFACE: [machine("the TPM's interface is tis", tpm=TpmInterface.TIS)],
     NearMissKind.NIC: [machine("a network card is missing", nics=())],
     NearMissKind.DISK: [
