@@ -21,28 +21,26 @@ def register(app: typer.Typer) -> None:
 
 
 def show(
-    code: Annotated[Path, typer.Argument(help="OVMF's code file.")],
+    file: Annotated[Path, typer.Argument(help="A firmware file: OVMF's code, or code and variables in one.")],
     json: JsonOption = False,
 ) -> None:
-    """Say what a firmware file is, and which of its measurements are computed."""
-    from measurements.acpi_tables import measures_acpi
-    from measurements.ovmf import read_firmware, version_text
-    from measurements.pcr0 import needs_dry_boot
-    from measurements.shape import MachineShape
-    from measurements.smbios import measures_smbios
+    """Say what a firmware file is, what each platform measures of it, and which of that is computed."""
+    from keyturn.firmware_facts import firmware_facts, usable
+    from measurements.firmware_volume import FirmwareError
+    from measurements.ovmf import MAX_FLASH
 
     out = Output(json=json)
-    firmware = read_firmware(code)
-    facts: dict[str, object] = {
-        "name": firmware.name,
-        "sha256": firmware.sha256,
-        "version": version_text(firmware),
-        "secure_boot": firmware.secure_boot_supported,
-        "measures_acpi": measures_acpi(firmware),
-        "measures_smbios": measures_smbios(firmware),
-        "dry_boot_with_smm": needs_dry_boot(firmware, MachineShape(smm=True)),
-    }
-    out.table("firmware", ("fact", "value"), [(key, escape(str(value))) for key, value in facts.items()])
+    with file.open("rb") as stream:
+        data = stream.read(MAX_FLASH + 1)
+    facts = firmware_facts(data, name=file.name)
+    if len(data) > MAX_FLASH or not usable(facts):
+        raise FirmwareError(
+            f"is no firmware whose measurements are known: {facts['tpm'].get('unusable')}",
+            subject=str(file),
+            advice="give a file of OVMF, such as /usr/share/OVMF/OVMF_CODE_4M.fd (package ovmf)",
+        )
+    for about, part in facts.items():
+        out.table(about, ("fact", "value"), [(key, escape(str(value))) for key, value in part.items()])
     out.result(facts)
 
 
