@@ -85,7 +85,9 @@ class Sidecar:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Rule:
-    """One row of the table above; ``folder`` empty means the UKI's own."""
+    """One row of the table above; ``folder`` empty means the UKI's own. Stubs later than ``absent_until`` and
+    earlier than ``since`` may do it or not.
+    """
 
     folder: str
     suffix: str
@@ -93,6 +95,7 @@ class _Rule:
     description: str
     pcr: int = CONFIG_PCR
     since: int = 252
+    absent_until: int = 0
     directory_mode: int = 0o555
     file_mode: int = 0o444
 
@@ -121,6 +124,7 @@ _RULES = (
         description="Global system extension initrd",
         pcr=EXTENSIONS_PCR,
         since=GLOBAL_EXTENSIONS_SINCE,
+        absent_until=257,
     ),
     _Rule(
         folder="",
@@ -128,6 +132,7 @@ _RULES = (
         target="confext",
         description="Configuration extension initrd",
         since=CONFEXT_SINCE,
+        absent_until=254,
     ),
     _Rule(
         folder="loader/extensions",
@@ -135,6 +140,7 @@ _RULES = (
         target="global_confext",
         description="Global configuration extension initrd",
         since=GLOBAL_EXTENSIONS_SINCE,
+        absent_until=257,
     ),
 )
 
@@ -154,12 +160,21 @@ def check_esp(esp: EspFiles, *, stub: int) -> None:
 
 
 def sidecars(esp: EspFiles, *, stub: int) -> list[Sidecar]:
-    """The archives of a stub of version ``stub``, in the order in which it measures and appends them."""
+    """The archives of a stub of version ``stub``, in the order in which it measures and appends them.
+
+    Raises ``FormatError`` for a file of which is not known what this version does with it.
+    """
     found = []
     for rule in _RULES:
-        names = dict(_matching(esp, rule, stub=stub)) if stub >= rule.since else {}
+        names = dict(_matching(esp, rule, stub=stub)) if stub > rule.absent_until else {}
         if not names:
             continue
+        if stub < rule.since:
+            _refuse(
+                f"{rule.folder or _own_folder(esp)}/{next(iter(names))}",
+                f"may be taken up by systemd-stub {stub} or not, which no boot has shown",
+                f"use a stub of {rule.since}, or remove the file",
+            )
         data = archive(
             f".extra/{rule.target}",
             names,

@@ -144,6 +144,19 @@ def test_old_stubs_take_configuration_extensions_for_system_extensions() -> None
     ]
 
 
+@pytest.mark.parametrize(
+    ("stub", "path"),
+    [
+        (258, "loader/extensions/s.raw"),
+        (259, "loader/extensions/t.confext.raw"),
+        (255, f"{OWN}/c.confext.raw"),
+    ],
+)
+def test_files_of_which_no_boot_has_shown_what_becomes_are_refused(stub: int, path: str) -> None:
+    with pytest.raises(FormatError, match="no boot has shown"):
+        sidecars(EspFiles(files={path: b"x"}), stub=stub)
+
+
 def test_credentials_are_for_root_only() -> None:
     (archive,) = sidecars(EspFiles(files={f"{OWN.lower()}/a.CRED": b"secret"}), stub=257)
     assert [(entry.name, entry.mode & 0o777) for entry in read_cpio(archive.data)] == [
