@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,9 @@ from keyturn.verb_explain import read_machine
 from measurements.boot_report import encode_report
 from measurements.cause_inputs import Input
 from measurements.explain import Explanation, explain
+from measurements.near_miss import NearMiss, NearMissKind, Problem, values_to_explain
+from measurements.near_miss_search import search
+from measurements.near_miss_tpm import TpmInputs, tpm_changes, tpm_predictor
 from measurements.platforms import PlatformPrediction
 from measurements.predict_tpm import FirmwareInputs, predict_tpm
 from measurements.qemu import MachineSpec
@@ -64,11 +67,12 @@ class Change:
     replacement: str = ""
     disk: DiskChange | None = None
     named: Input | None
+    near_miss: NearMissKind | None = None
 
 
 CHANGES = {
     "memory": Change(shape=replace(BASE, memory_mib=2048), named=None),
-    "network card": Change(shape=replace(BASE, nics=(Nic(),)), named=Input.NIC),
+    "network card": Change(shape=replace(BASE, nics=(Nic(),)), named=Input.NIC, near_miss=NearMissKind.NIC),
     "command line": Change(
         image="command-line",
         line='command-line = []               # additions, each "key" or "key=value"',
@@ -106,6 +110,22 @@ def explained(reference: PlatformPrediction, report: Path, predicted: Image, boo
     return explain(reference, read_machine(report).booted, initrd_files=files)
 
 
+def near_misses(reference: PlatformPrediction, report: Path, firmware: FirmwareFiles) -> Sequence[NearMiss]:
+    """What the machine's registers alone say about its devices."""
+    inputs = TpmInputs(
+        firmware=FirmwareInputs.read(code=firmware.code, variables=firmware.variables), shape=BASE
+    )
+    problem = Problem(
+        expected=reference,
+        found=values_to_explain(reference, read_machine(report).booted.registers),
+        inputs=inputs,
+        predict=tpm_predictor(reference),
+    )
+    kinds = (NearMissKind.CPUS, NearMissKind.NIC, NearMissKind.DISK)
+    changes = [change for change in tpm_changes(inputs) if change.kind in kinds]
+    return search(problem, changes, costly=True).found
+
+
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_of_a_real_boot_is_named(
     name: str,
@@ -126,3 +146,5 @@ def test_a_change_of_a_real_boot_is_named(
         return
     assert not explanation.equal
     assert explanation.findings[0].cause.input is change.named
+    if change.near_miss is not None:
+        assert [miss.kinds for miss in near_misses(reference, report, firmware)] == [(change.near_miss,)]
