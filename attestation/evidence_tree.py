@@ -23,10 +23,13 @@ from attestation.tpm_evidence import Expectations, LogPart, TpmFacts, verify_tpm
 from attestation.verdict import Check, CheckFailedError, CheckList, Verdict
 from attestation.verdict_tree import Group, group_of
 from measurements.app_manifest import AppManifest, ProviderMode, app_hash, parse_manifest
+from measurements.boot_sequence import Prediction
+from measurements.booted import Booted, tpm_log
 from measurements.eventlog import parse_event_log
 from measurements.events import Bank
-from measurements.explain import Booted, explain
-from measurements.reference import Reference, reference_values
+from measurements.explain import explain
+from measurements.platforms import Platform
+from measurements.reference import Reference, reference_values, tpm_prediction
 from measurements.runtime_events import KeyProvider, KmsProvider, TpmSealProvider
 
 HARDWARE_CHECKS = (
@@ -190,7 +193,11 @@ def _layer(name: str, pcrs: Sequence[int], wrong: Sequence[str], cause: str) -> 
 
 def _cause(evidence: Evidence, reference: Reference) -> str:
     """The first difference of the boot. The log has been replayed, so what it says is what was measured."""
-    explanation = explain(reference, Booted(log=parse_event_log(evidence.event_log)))
+    predicted = Prediction(events=reference.events, registers=reference.registers)
+    explanation = explain(
+        tpm_prediction(predicted, shape=reference.shape),
+        Booted(platform=Platform.TPM, log=tpm_log(parse_event_log(evidence.event_log))),
+    )
     if not explanation.findings:
         return ""
     found = explanation.findings[0].cause

@@ -99,7 +99,7 @@ def test_fsck_accepts_random_trees(tree: Tree) -> None:
     fsck = require_tool("fsck.erofs", package="erofs-utils")
     with tempfile.NamedTemporaryFile() as image:
         write_erofs(tree, image)
-        # fsck.erofs 1.5 reads 12 bytes behind every inode, also behind one without xattrs that ends the image.
+        # fsck.erofs 1.5 reads 12 bytes behind every inode, even behind one without xattrs that ends the image
         image.write(bytes(BLOCK_SIZE))
         image.flush()
         run = subprocess.run([fsck, image.name], capture_output=True, text=True, check=False)
