@@ -159,7 +159,8 @@ def machine_words(prediction: PlatformPrediction) -> str:
     cpus = label.pop("vcpus", None) or shape.get("cpus")
     memory = _memory_words(str(shape.get("memory", "")))
     machine = str(label.pop("qemu", "") or _qemu_words(str(shape.get("machine", ""))))
-    words = f"a {cpus} vCPU machine" if cpus else "a machine"
+    article = "an" if str(cpus).startswith("8") or str(cpus) in ("11", "18") else "a"
+    words = f"{article} {cpus} vCPU machine" if cpus else "a machine"
     words += f" with {memory}" if memory else ""
     words += f" on {machine}" if machine else ""
     others = ", ".join(f"{name} {value}" for name, value in label.items())

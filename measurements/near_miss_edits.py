@@ -36,7 +36,6 @@ INITRD_WORD = "initrd=initrd"
 MAX_ORDERED = 5
 """Boot entries whose orders are all tried: 120 of them."""
 
-_RTMRS = ("rtmr0", "rtmr1", "rtmr2", "rtmr3")
 _RUNTIME_REGISTERS = {Platform.TPM: "14", Platform.TDX: "rtmr3"}
 _POLICY = {
     "PK": GLOBAL_VARIABLE,

@@ -158,7 +158,7 @@ def test_a_launch_digest_is_searched_with_the_firmware(
     assert call("--expected", expected, "--report", report, "--firmware", path) == 1
     shown = capsys.readouterr().out
     assert "measurement would be as found if there are 8 vCPUs and the guest features are 0x21" in shown
-    assert "this is what a 8 vCPU machine" in shown
+    assert "this is what an 8 vCPU machine" in shown
     assert "first other step: measurement: save area of processor 0" in shown
 
 

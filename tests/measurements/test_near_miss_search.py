@@ -253,7 +253,7 @@ def test_what_is_found_always_yields_the_registers(memory: int, cpus: int, qemu:
             "a 4 vCPU machine with 8 GiB on QEMU 9.1",
         ),
         ({"memory": "2560MiB", "cpus": 1, "machine": "q35"}, {}, "a 1 vCPU machine with 2560 MiB"),
-        ({}, {"vcpus": "8", "cpu-model": "EPYC-Milan"}, "a 8 vCPU machine (cpu-model EPYC-Milan)"),
+        ({}, {"vcpus": "8", "cpu-model": "EPYC-Milan"}, "an 8 vCPU machine (cpu-model EPYC-Milan)"),
         ({"cpus": 2}, {"qemu": "QEMU 10.0"}, "a 2 vCPU machine on QEMU 10.0"),
         ({}, {}, "a machine"),
     ],

@@ -91,7 +91,7 @@ def test_a_live_trust_domains_memory_is_named_from_its_registers() -> None:
     assert problem.wrong == {"rtmr0"}
     (miss,) = search(problem, list(tdx_changes(inputs)), costly=True).found
     assert (miss.kinds, miss.words, miss.left) == ((NearMissKind.MEMORY,), ("memory is 16384 MiB",), ())
-    assert miss.machine == "a 8 vCPU machine with 16 GiB"
+    assert miss.machine == "an 8 vCPU machine with 16 GiB"
 
 
 def logged(prediction: PlatformPrediction) -> tuple[BootedEvent, ...]:
