@@ -19,6 +19,7 @@ from measurements.shape import BootSource, MachineShape, TpmInterface
 if TYPE_CHECKING:
     from measurements.acpi_dump import AcpiDump
     from measurements.boot_sequence import ImageEvents, ImageInputs
+    from measurements.direct_boot import DirectInputs
     from measurements.ovmf import Firmware
     from measurements.qemu import QemuProgram
     from measurements.qemu_args import DryBootFirmware, FirmwareFiles
@@ -43,8 +44,8 @@ class Host:
     it, by default the variables followed by the code. ``release`` names the edk2 release of a firmware that
     is not recognised, ``profile`` is a dry boot's record where PCR 0 cannot be computed. ``hypervisors`` are
     names of ``measurements/profiles/hypervisors.toml``, each with its own predictions. ``sev`` are choices of
-    SEV hosts besides the vCPU count, which is the shape's. ``enclave`` reads the enclave image file (EIF) for
-    Nitro. ``launch`` are values that the host gives a trust domain; ``runtime_events`` are what the guest
+    SEV hosts besides the vCPU count, which is the shape's; ``svsm`` runs below ``firmware``, ``igvm`` stands
+    for all of it. ``enclave`` reads the enclave image file (EIF) for Nitro. ``launch`` are values that the host gives a trust domain; ``runtime_events`` are what the guest
     extends for an app, which RTMR3 then shows (PCR 14 is predicted without an app).
     """
 
@@ -55,6 +56,8 @@ class Host:
     qemu: QemuProgram | None = None
     hypervisors: Sequence[str] = (DEFAULT_HYPERVISOR,)
     sev: SevChoices | None = None
+    svsm: Path | None = None
+    igvm: Path | None = None
     enclave: Callable[[], bytes] | None = None
     launch: Mapping[str, bytes] = field(default_factory=dict)
     runtime_events: Sequence[RuntimeEvent] = ()
@@ -109,12 +112,12 @@ class Predictor:
             # Unpacking leaves the interpreter's lock alone, so the other modules are loaded meanwhile.
             self._unpacked = self._pool.submit(_read_firmware, self._firmware_files().code)
         from measurements.boot_sequence import assemble
-        from measurements.predict_tpm import FirmwareInputs, platform_events
+        from measurements.predict_tpm import FirmwareInputs, platform_events, predict_direct_boot
         from measurements.reference import tpm_prediction
 
         if shape.tpm is TpmInterface.NONE:
             raise _missing("tpm", "the shape is that of a machine without a TPM", "use crb or tis")
-        image = self._image_events()
+        image = None if shape.boot is BootSource.DIRECT else self._image_events()
         inputs = replace(
             FirmwareInputs.of(
                 self._unpacked.result(),
@@ -123,8 +126,11 @@ class Predictor:
             ),
             release=self._host.release,
         )
-        platform = platform_events(inputs, shape, program=self._host.qemu)
-        prediction = assemble(image.result(), platform, tpm=shape.tpm)
+        if image is None:
+            prediction = predict_direct_boot(self._direct_inputs(), inputs, shape, program=self._host.qemu)
+        else:
+            platform = platform_events(inputs, shape, program=self._host.qemu)
+            prediction = assemble(image.result(), platform, tpm=shape.tpm)
         return (tpm_prediction(prediction, shape=shape.as_json()),)
 
     def _tdx(self, shape: MachineShape) -> tuple[PlatformPrediction, ...]:
@@ -151,18 +157,43 @@ class Predictor:
     def _sev(self, platform: Platform, shape: MachineShape) -> tuple[PlatformPrediction, ...]:
         from dataclasses import replace
 
+        from measurements.sev.predict import SevChoices
+
+        choices = replace(self._host.sev or SevChoices(), vcpus=(shape.cpus,))
+        if self._host.igvm is not None:
+            from measurements.sev.igvm_launch import igvm_predictions
+
+            data = _read(self._host.igvm)
+            found = igvm_predictions(data, name=self._host.igvm.name, platform=platform, choices=choices)
+        else:
+            found = self._sev_firmware(platform, shape, choices)
+        return tuple(replace(prediction, shape=shape.as_json()) for prediction in found)
+
+    def _sev_firmware(
+        self, platform: Platform, shape: MachineShape, choices: SevChoices
+    ) -> tuple[PlatformPrediction, ...]:
         from measurements.sev.kernel_hashes import hash_kernel
         from measurements.sev.ovmf_metadata import parse_sev_image
-        from measurements.sev.predict import SevChoices, predict_sev
+        from measurements.sev.predict import predict_sev
+        from measurements.sev.svsm import parse_svsm
 
-        name, data = self._whole()
-        kernel = None
+        kernel = svsm = None
         if shape.boot is BootSource.DIRECT:
             boot = self._direct_boot()
             kernel = hash_kernel(kernel=boot.kernel, initrd=boot.initrd, cmdline=boot.command_line)
-        choices = replace(self._host.sev or SevChoices(), vcpus=(shape.cpus,))
-        found = predict_sev(platform, parse_sev_image(data, name=name), kernel=kernel, choices=choices)
-        return tuple(replace(prediction, shape=shape.as_json()) for prediction in found)
+        if self._host.svsm is None:
+            name, data = self._whole()
+            firmware = parse_sev_image(data, name=name)
+        else:
+            files = self._firmware_files()
+            firmware = parse_sev_image(_read(files.code), name=files.code.name)
+            svsm = parse_svsm(
+                _read(self._host.svsm),
+                name=self._host.svsm.name,
+                firmware=firmware,
+                variables_size=len(_read(files.variables)),
+            )
+        return predict_sev(platform, firmware, kernel=kernel, choices=choices, svsm=svsm)
 
     def _nitro(self, shape: MachineShape) -> tuple[PlatformPrediction, ...]:
         from dataclasses import replace
@@ -193,6 +224,20 @@ class Predictor:
         uki = parse_uki(self._image().uki, subject="uki.efi")
         return DirectBoot(
             kernel=uki.kernel, initrd=uki.sections[".initrd"], command_line=final_command_line(uki)
+        )
+
+    def _direct_inputs(self) -> DirectInputs:
+        """The same with what IMA goes by."""
+        from measurements.direct_boot import DirectInputs
+
+        image, boot = self._image(), self._direct_boot()
+        return DirectInputs(
+            kernel=boot.kernel,
+            initrd=boot.initrd,
+            command_line=boot.command_line,
+            kernel_config=image.kernel_config,
+            load_modules=image.load_modules,
+            dev=image.dev,
         )
 
     def _runtime_events(self) -> Sequence[RuntimeEvent]:

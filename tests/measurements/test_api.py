@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,15 @@ import pytest
 
 import measurements
 from image_builder.measured_image import read_measured_image
+from image_builder.uki import SectionName, UkiSection, build_uki
 from measurements import Host, MachineShape, Platform, Predictor, predict
 from measurements.api import PredictionInputError
 from measurements.qemu_args import FirmwareFiles
-from measurements.shape import TpmInterface
+from measurements.shape import BootSource, TpmInterface
 from tests.image_builder.test_measured_image import image_folder, initrd
+from tests.measurements.tdx.kernel_files import bzimage
 from tests.support.debian_packages import debian_package
+from tests.support.oracle_boots import stub_file
 
 pytestmark = [pytest.mark.apt, pytest.mark.network]
 
@@ -89,6 +92,23 @@ def test_the_firmware_in_one_file_is_the_variables_and_the_code(
     ]
     assert values[0] == values[1]
     assert values[2] == values[3]
+
+
+def test_a_direct_boot_takes_the_parts_of_the_image(folder: Path, firmware: FirmwareFiles) -> None:
+    parts = {
+        SectionName.LINUX: bzimage(),
+        SectionName.INITRD: b"initrd",
+        SectionName.CMDLINE: b"console=ttyS0",
+    }
+    stub = stub_file(257).read_bytes()
+    uki = build_uki(stub, [UkiSection(name=name, data=data) for name, data in parts.items()])
+    image = replace(read_measured_image(folder / "image"), uki=uki, load_modules=tuple)
+    shape = MachineShape(boot=BootSource.DIRECT)
+    (found,) = predict(image=image, shape=shape, platform=Platform.TPM, host=Host(firmware=firmware))
+    described = [event.description for event in found.events]
+    assert "kernel (Authenticode)" in described
+    assert any(text.endswith("console=ttyS0 initrd=initrd") for text in described)
+    assert not any("UKI" in text for text in described)
 
 
 def test_predictions_are_frozen(folder: Path, firmware: FirmwareFiles) -> None:
