@@ -65,6 +65,8 @@ def make_host(
     qemu: Path | None,
     hypervisors: Sequence[str] | None,
     sev: SevChoices | None,
+    svsm: Path | None,
+    igvm: Path | None,
     enclave: Callable[[], bytes],
     runtime_events: Sequence[RuntimeEvent],
 ) -> Host:
@@ -75,7 +77,7 @@ def make_host(
     needs_whole = any(platform in _WHOLE_FIRMWARE for platform in platforms)
     parts = code is not None or variables is not None
     firmware = None
-    if needs_parts or parts or (needs_whole and whole is None):
+    if needs_parts or parts or (needs_whole and whole is None and igvm is None):
         firmware = find_firmware(code, variables)
     return Host(
         firmware=firmware,
@@ -85,6 +87,8 @@ def make_host(
         qemu=None if qemu is None else _program(qemu),
         hypervisors=tuple(hypervisors or (DEFAULT_HYPERVISOR,)),
         sev=sev,
+        svsm=svsm,
+        igvm=igvm,
         enclave=enclave,
         runtime_events=runtime_events,
     )

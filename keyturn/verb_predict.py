@@ -82,6 +82,12 @@ _FeaturesOption = Annotated[
     typer.Option("--guest-features", help="SEV_FEATURES of an SNP guest, 0x1 or 0x21. May be repeated."),
 ]
 _VmmOption = Annotated[str | None, typer.Option("--vmm", help="Who starts the SEV guest: qemu, ec2 or gce.")]
+_SvsmOption = Annotated[
+    Path | None, typer.Option("--svsm", help="An SVSM that runs below the firmware of an SNP guest.")
+]
+_IgvmOption = Annotated[
+    Path | None, typer.Option("--igvm", help="An IGVM file that QEMU starts an SNP guest with.")
+]
 _EifOption = Annotated[
     Path | None, typer.Option("--eif", help="The enclave image file (Nitro). By default made of the image.")
 ]
@@ -124,6 +130,8 @@ def predict(
     cpu_model: _ModelOption = None,
     guest_features: _FeaturesOption = None,
     vmm: _VmmOption = None,
+    svsm: _SvsmOption = None,
+    igvm: _IgvmOption = None,
     eif: _EifOption = None,
     output: _OutputOption = None,
     form: _FormatOption = Format.KEYTURN,
@@ -190,6 +198,8 @@ def predict(
             qemu=qemu,
             hypervisors=hypervisor,
             sev=sev_choices(cpu_model, guest_features, vmm),
+            svsm=svsm,
+            igvm=igvm,
             enclave=enclave_of(image, eif),
             runtime_events=() if runtime is None else runtime.events,
         )

@@ -45,8 +45,9 @@ class Host:
     is not recognised, ``profile`` is a dry boot's record where PCR 0 cannot be computed. ``hypervisors`` are
     names of ``measurements/profiles/hypervisors.toml``, each with its own predictions. ``sev`` are choices of
     SEV hosts besides the vCPU count, which is the shape's; ``svsm`` runs below ``firmware``, ``igvm`` stands
-    for all of it. ``enclave`` reads the enclave image file (EIF) for Nitro. ``launch`` are values that the host gives a trust domain; ``runtime_events`` are what the guest
-    extends for an app, which RTMR3 then shows (PCR 14 is predicted without an app).
+    for all of it. ``enclave`` reads the enclave image file (EIF) for Nitro. ``launch`` are values that the
+    host gives a trust domain; ``runtime_events`` are what the guest extends for an app, which RTMR3 then
+    shows (PCR 14 is predicted without an app).
     """
 
     firmware: FirmwareFiles | None = None

@@ -37,10 +37,11 @@ from measurements.sev.igvm import (
     Policy,
     VpContext,
     igvm_error,
+    parse_igvm,
 )
 from measurements.sev.launch_digest import PageType, Region, vmsa_region
 from measurements.sev.ovmf_metadata import PAGE
-from measurements.sev.predict import ANY, MAX_VCPUS, REGISTER
+from measurements.sev.predict import ANY, MAX_VCPUS, REGISTER, SevChoices
 from measurements.sev.vmsa import BOOT_EIP, SEV_FEATURES_OFFSET, VMSA_GPA, Vmm, reset_vmsa
 
 MAX_PARAMETER_AREA = 1 << 28
@@ -98,6 +99,24 @@ def snp_part(file: IgvmFile) -> SnpPart:
     return SnpPart(
         directives=tuple(header for header in applying if header.kind.stage == 2), policy=policies[0]
     )
+
+
+def igvm_predictions(
+    data: bytes, *, name: str, platform: Platform, choices: SevChoices
+) -> tuple[PlatformPrediction, ...]:
+    """The predictions of an IGVM file for SNP guests that QEMU starts, one per CPU model and vCPU count where
+    these count; raises ``IgvmError``, also for another platform or VMM.
+    """
+    if platform is not Platform.SNP or choices.vmm is not Vmm.QEMU:
+        raise igvm_error(name, "is measured here for SNP guests of QEMU only")
+    file = parse_igvm(data, name=name)
+    found = {
+        tuple(prediction.label.items()): prediction
+        for model in choices.cpu_models
+        for vcpus in choices.vcpus
+        for prediction in [predict_igvm(file, loader=Loader.QEMU, vcpus=vcpus, cpu_model=model)]
+    }
+    return tuple(found.values())
 
 
 def predict_igvm(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import re
 from collections.abc import Iterator
 from dataclasses import FrozenInstanceError, replace
@@ -16,14 +17,21 @@ from image_builder.uki import SectionName, UkiSection, build_uki
 from measurements import Host, MachineShape, Platform, Predictor, predict
 from measurements.api import PredictionInputError
 from measurements.qemu_args import FirmwareFiles
+from measurements.sev.cpu_models import find_cpu_model
+from measurements.sev.predict import SevChoices
 from measurements.shape import BootSource, TpmInterface
 from tests.image_builder.test_measured_image import image_folder, initrd
 from tests.measurements.tdx.kernel_files import bzimage
 from tests.support.debian_packages import debian_package
+from tests.support.igvm_files import IgvmWriter
 from tests.support.oracle_boots import stub_file
+from tests.support.vectors import vector
 
 pytestmark = [pytest.mark.apt, pytest.mark.network]
 
+SVSM_TWO_CPUS = (
+    "9b94745036aafddf4f7f8b00c7513abb5b7703178cb95aaa57928bd963d68d3bfcb715d6019b9167ee2517b11b0d9be7"
+)
 DOCUMENT = Path(__file__).parents[2] / "docs/measurements.md"
 
 
@@ -131,3 +139,37 @@ def test_what_is_not_given_is_named(platform: Platform, folder: Path) -> None:
             platform=platform,
             host=Host(),
         )
+
+
+def test_an_svsm_below_the_firmware_gives_what_was_measured_on_hardware(folder: Path, tmp_path: Path) -> None:
+    """The value of sev-snp-measure's test_snp_svsm_2_vcpus, measured on hardware as its README says."""
+    variables = tmp_path / "VARS.fd"
+    variables.write_bytes(bytes(540672))
+    code = tmp_path / "CODE.fd"
+    code.write_bytes(lzma.decompress(vector("snp/sev-snp-measure/svsm_ovmf.fd.xz").read_bytes()))
+    host = Host(
+        firmware=FirmwareFiles(code=code, variables=variables),
+        svsm=vector("snp/sev-snp-measure/svsm.bin"),
+        sev=SevChoices(cpu_models=[find_cpu_model("EPYC-v4")], guest_features=[0x21]),
+    )
+    (found,) = predict(
+        image=read_measured_image(folder / "image"),
+        shape=MachineShape(cpus=2),
+        platform=Platform.SNP,
+        host=host,
+    )
+    assert found.registers["measurement"]["sha384"].hex() == SVSM_TWO_CPUS
+
+
+def test_an_igvm_file_stands_for_the_whole_host(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "guest.igvm"
+    path.write_bytes(IgvmWriter().start().pages((1 << 32) - 8192, bytes(range(256)) * 32).write())
+    host = Host(igvm=path, sev=SevChoices(cpu_models=[find_cpu_model("EPYC-Milan")]))
+    (found,) = predict(
+        image=read_measured_image(folder / "image"),
+        shape=MachineShape(cpus=2),
+        platform=Platform.SNP,
+        host=host,
+    )
+    assert found.inputs("measurement")[0] == "guest.igvm"
+    assert found.label["vcpus"] == "2"

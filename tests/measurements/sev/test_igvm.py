@@ -18,7 +18,7 @@ from measurements.sev.cpu_models import CPU_MODELS
 from measurements.sev.id_block import IdBlock, IdSignatureError, check_id_block, sign_id_block
 from measurements.sev.igvm import HeaderType, IgvmError, parse_igvm
 from measurements.sev.igvm_id_block import igvm_id_block
-from measurements.sev.igvm_launch import Loader, predict_igvm, snp_part
+from measurements.sev.igvm_launch import Loader, igvm_predictions, predict_igvm, snp_part
 from measurements.sev.ovmf_metadata import parse_sev_image
 from measurements.sev.predict import SevChoices, predict_sev
 from measurements.sev.vmsa import BOOT_EIP, Vmm, reset_vmsa
@@ -365,3 +365,23 @@ def test_every_known_type_is_of_one_stage() -> None:
     assert [kind.stage for kind in sorted(HeaderType)] == [0, 1, 1, 1] + [2] * (len(HeaderType) - 4)
     file = parse_igvm(start().page(0, None).write(), name="guest.igvm")
     assert snp_part(file).policy == 0x30000
+
+
+class TestSets:
+    def file(self) -> bytes:
+        return IgvmWriter().start().pages(BASE, FIRMWARE).write()
+
+    def test_models_count_where_the_file_has_no_processor_states(self) -> None:
+        models = [CPU_MODELS[name] for name in ("EPYC-Milan", "EPYC-Genoa")]
+        choices = SevChoices(cpu_models=models, vcpus=(1, 2))
+        found = igvm_predictions(self.file(), name="g", platform=Platform.SNP, choices=choices)
+        labels = [(each.label["cpu-model"], each.label["vcpus"]) for each in found]
+        assert labels == [(model.name, count) for model in models for count in ("1", "2")]
+        assert len({digest(each) for each in found}) == 4
+
+    @pytest.mark.parametrize(
+        ("platform", "vmm"), [(Platform.SEV, Vmm.QEMU), (Platform.SNP, Vmm.EC2), (Platform.SEV_ES, Vmm.QEMU)]
+    )
+    def test_other_platforms_and_hosts_are_refused(self, platform: Platform, vmm: Vmm) -> None:
+        with pytest.raises(IgvmError, match="SNP guests of QEMU only"):
+            igvm_predictions(self.file(), name="g", platform=platform, choices=SevChoices(vmm=vmm))
