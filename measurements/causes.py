@@ -170,6 +170,10 @@ def _program(difference: Difference, context: _Context) -> Cause:
         return cause(Input.STUB, "whether the kernel is measured depends on stub version and Secure Boot")
     if inner:
         return cause(Input.KERNEL)
+    if _is_host_kernel(difference) and difference.kind is DifferenceKind.CHANGED:
+        return cause(
+            Input.KERNEL, "another file, or QEMU's changes to its header, which depend on version and memory"
+        )
     if difference.kind is DifferenceKind.CHANGED:
         return _uki(context)
     return cause(Input.OTHER_PROGRAM, difference.facts.details.get("device path", ""))
@@ -209,14 +213,15 @@ def _secure_boot(difference: Difference, context: _Context) -> Cause:
 
 
 def _kernel_stub(difference: Difference, context: _Context) -> Cause:
-    is_line = "LoadOptions" in difference.facts.title or _expects(difference, "LoadOptions")
+    is_line = "LoadOptions" in difference.facts.title or _expects(difference, "command line")
     if is_line:
         if context.add_on or (context.parameters and ".cmdline" not in context.sections):
             return cause(Input.ESP_ADD_ON, "it adds to the command line")
         return cause(Input.COMMAND_LINE)
     if ".initrd" not in context.sections and context.sections:
         return cause(_SECTION_INPUTS.get(context.sections[0], Input.UKI_SECTION), "the stub appends it")
-    return cause(Input.INITRD) if context.sections else cause(Input.ESP_EXTRA)
+    of_the_uki = difference.expected is None or "uki.efi" in difference.expected.origin
+    return cause(Input.INITRD) if context.sections or not of_the_uki else cause(Input.ESP_EXTRA)
 
 
 def _section(difference: Difference, context: _Context) -> Cause:
@@ -266,6 +271,14 @@ def _is_add_on(difference: Difference) -> bool:
     if difference.booted is None or role(difference) != 4:
         return False
     return difference.facts.details.get("device path", "").lower().endswith(".addon.efi")
+
+
+def _is_host_kernel(difference: Difference) -> bool:
+    """Whether a kernel is expected that the host gives directly, without a UKI."""
+    expected = difference.expected
+    return expected is not None and (
+        expected.description == "kernel" or expected.description.startswith("kernel (Authenticode)")
+    )
 
 
 def _expects(difference: Difference, text: str) -> bool:

@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 
 from measurements.acpi_blob import derive_files
-from measurements.booted import BootedEvent
-from measurements.events import EventType
 from measurements.firmware_catalogue import hypervisor
 from measurements.near_miss import NearMissKind, Problem
 from measurements.near_miss_edits import edits
@@ -22,7 +20,7 @@ from measurements.shape import BootSource, MachineShape, ShapeError, TpmInterfac
 from measurements.tdx.mrtd import PageOrder
 from measurements.tdx.predict import TdxMachine
 from tests.measurements.tdx.tdx_boots import DIRECT, ubuntu_firmware
-from tests.support.planted_tdx import base_inputs, predicted, read_machine
+from tests.support.planted_tdx import base_inputs, logged, predicted, read_machine
 from tests.support.vectors import vector
 
 FIXTURES = "tdx-platform/virtee-tdx-measure-fixtures"
@@ -92,20 +90,6 @@ def test_a_live_trust_domains_memory_is_named_from_its_registers() -> None:
     (miss,) = search(problem, list(tdx_changes(inputs)), costly=True).found
     assert (miss.kinds, miss.words, miss.left) == ((NearMissKind.MEMORY,), ("memory is 16384 MiB",), ())
     assert miss.machine == "an 8 vCPU machine with 16 GiB"
-
-
-def logged(prediction: PlatformPrediction) -> tuple[BootedEvent, ...]:
-    return tuple(
-        BootedEvent(
-            register=event.register,
-            event_type=EventType[event.event_type],
-            digests=event.digests,
-            data=b"",
-            offset=0,
-        )
-        for event in prediction.events
-        if not event.running
-    )
 
 
 def test_a_log_shows_memory_even_where_other_tables_hide_it_from_the_register() -> None:

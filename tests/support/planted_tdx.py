@@ -8,6 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from measurements.acpi_blob import AcpiFiles
+from measurements.booted import BootedEvent
+from measurements.events import EventType
 from measurements.near_miss import NearMissKind, Problem
 from measurements.near_miss_tdx import TdxInputs, tdx_changes, tdx_edits, tdx_predictor
 from measurements.platforms import PlatformPrediction
@@ -35,6 +37,21 @@ def base_inputs() -> TdxInputs:
 def predicted(inputs: TdxInputs) -> PlatformPrediction:
     (prediction,) = predict_tdx(inputs.firmware, read_machine(inputs), DIRECT)
     return prediction
+
+
+def logged(prediction: PlatformPrediction) -> tuple[BootedEvent, ...]:
+    """The log of a machine that measured exactly this, without data beside the digests."""
+    return tuple(
+        BootedEvent(
+            register=event.register,
+            event_type=EventType[event.event_type],
+            digests=event.digests,
+            data=b"",
+            offset=0,
+        )
+        for event in prediction.events
+        if not event.running
+    )
 
 
 def edited(words: str, **fields: Any) -> Callable[[], Planted]:
