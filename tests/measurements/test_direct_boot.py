@@ -24,7 +24,7 @@ from measurements.pe import authenticode_digest
 from measurements.shape import MachineShape, ShapeError, TpmInterface
 from measurements.varstore import VariableStore
 from tests.support.boot_model import ModelImage
-from tests.support.sectioned_pe import pe_image
+from tests.support.pe_images import synthetic_pe
 
 SHAPE = MachineShape()
 OLD = b"\0 initrd=initrd\0etc/tpm"
@@ -39,7 +39,7 @@ def firmware(dxe: bytes) -> Firmware:
 
 def kernel(release: bytes = b"6.12.1 (builder)") -> bytes:
     """A PE image that is a bzImage, too, as kernels are."""
-    image = bytearray(pe_image([(".text", b"code")]))
+    image = bytearray(synthetic_pe([(".text", b"code")]))
     image[0x202:0x206] = b"HdrS"
     struct.pack_into("<H", image, 0x206, 0x20F)
     struct.pack_into("<H", image, 0x20E, 0x100)

@@ -20,7 +20,7 @@ from measurements.events import EventType as Type
 from measurements.smbios import Structure
 from measurements.stub_run import kernel_command_line, prepare_run, stub_events
 from measurements.systemd_stub import Uki
-from tests.support.sectioned_pe import pe_image
+from tests.support.pe_images import synthetic_pe
 
 OWN = "EFI/BOOT/BOOTX64.EFI.extra.d"
 EXTRA = b"io.systemd.stub.kernel-cmdline-extra="
@@ -30,7 +30,7 @@ OEM = Structure(fields=b"\x0b\x05\x00\x0e\x01", strings=(b"hello",))
 
 def pe(**sections: bytes) -> bytes:
     """A PE image with these sections, enough for add-ons."""
-    return pe_image([(f".{name}", data) for name, data in sections.items()])
+    return synthetic_pe([(f".{name}", data) for name, data in sections.items()])
 
 
 def uki(version: int, **sections: bytes) -> Uki:

@@ -24,7 +24,7 @@ from measurements.systemd_stub import (
     section_events,
 )
 from tests.support.oracle_boots import stub_file
-from tests.support.sectioned_pe import pe_image
+from tests.support.pe_images import synthetic_pe
 from tests.support.tools import require_tool
 
 STUB = Path("/usr/lib/systemd/boot/efi/linuxx64.efi.stub")
@@ -166,7 +166,7 @@ def test_a_stub_whose_rules_are_unknown_is_refused(built: bytes) -> None:
 def profiles(version: int, *sections: tuple[str, bytes]) -> bytes:
     """A PE image with these sections in this order, which is as much of a UKI as is read."""
     magic = (".sdmagic", b"#### LoaderInfo: systemd-stub %d ####" % version)
-    return pe_image([(".text", b"code"), magic, *sections])
+    return synthetic_pe([(".text", b"code"), magic, *sections])
 
 
 def test_the_first_profile_goes_before_the_base() -> None:
