@@ -9,7 +9,6 @@ that other tools put there makes each of their files different.
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -142,17 +141,15 @@ def _write_section(
     header = SECTION_HEADER.pack(kind, 0, content.size)
     stream.write(header)
     crc = zlib.crc32(header, crc)
-    digest = hashlib.sha384()
     written = 0
     for piece in content.chunks():
         stream.write(piece)
         crc = zlib.crc32(piece, crc)
-        digest.update(piece)
         written += len(piece)
     if written != content.size:
         reason = f"gave {written} bytes, not its {content.size}"
         _refuse(kind.name.lower(), reason, "do not change inputs during a build")
-    section = EifSection(kind=kind, offset=at + len(header), size=written, sha384=digest.digest())
+    section = EifSection(kind=kind, offset=at + len(header), size=written)
     return section, crc
 
 

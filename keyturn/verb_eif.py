@@ -10,7 +10,7 @@ import typer
 from keyturn.output import JsonOption, Output, escape
 
 if TYPE_CHECKING:
-    from measurements.nitro.eif import Eif
+    from measurements.nitro.eif import Eif, EifSection
     from measurements.platforms import PlatformPrediction
 
 _RamdiskOption = Annotated[
@@ -62,17 +62,23 @@ def _present(out: Output, path: Path) -> None:
     eif = read_eif(data, subject=str(path))
     prediction = predict_nitro(data, subject=str(path))
     rows = [
-        (section.kind.name, str(section.offset), str(section.size), section.sha384.hex())
+        (section.kind.name, str(section.offset), str(section.size), _sha384(data, section))
         for section in eif.sections
     ]
     title = f"{escape(str(path))}: version {eif.version}, {eif.size} bytes, CRC32 {eif.crc32:08x}"
     out.table(title, ("section", "offset", "size", "sha384"), rows)
     registers = [(name, values["sha384"].hex()) for name, values in prediction.registers.items()]
     out.table("what an enclave of it measures", ("PCR", "sha384"), registers)
-    out.result(_document(eif, prediction))
+    out.result(_document(data, eif, prediction))
 
 
-def _document(eif: Eif, prediction: PlatformPrediction) -> dict[str, Any]:
+def _sha384(data: bytes, section: EifSection) -> str:
+    import hashlib
+
+    return hashlib.sha384(memoryview(data)[section.offset : section.offset + section.size]).hexdigest()
+
+
+def _document(data: bytes, eif: Eif, prediction: PlatformPrediction) -> dict[str, Any]:
     return {
         "version": eif.version,
         "size": eif.size,
@@ -85,7 +91,7 @@ def _document(eif: Eif, prediction: PlatformPrediction) -> dict[str, Any]:
                 "type": section.kind.name.lower(),
                 "offset": section.offset,
                 "size": section.size,
-                "sha384": section.sha384.hex(),
+                "sha384": _sha384(data, section),
             }
             for section in eif.sections
         ],

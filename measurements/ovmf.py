@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -135,7 +135,7 @@ def version_text(firmware: Firmware) -> str:
     module = firmware.pei_module(_TPM_MODULE)
     assert module is not None
     texts = {match.start(): match[0] for match in _WIDE_TEXT.finditer(module.image)}
-    found = [texts[offset] for offset in sorted(_referenced(module) & texts.keys())]
+    found = [texts[offset] for offset in sorted(_referenced(module, texts))]
     if len(found) > 1:
         raise FirmwareError(
             f"{_TPM_MODULE} refers to {len(found)} strings, so its version is not known",
@@ -145,17 +145,14 @@ def version_text(firmware: Firmware) -> str:
     return found[0].decode("utf-16-le").rstrip("\0") if found else ""
 
 
-def _referenced(module: Module) -> set[int]:
+def _referenced(module: Module, offsets: Collection[int]) -> set[int]:
+    """Those of ``offsets`` that the module's code refers to: relative on x64, by address on IA-32."""
     if module.machine == MACHINE_X64:
-        return {
+        return set(offsets) & {
             match.end() + int.from_bytes(match["displacement"], "little", signed=True)
             for match in _LOAD_ADDRESS.finditer(module.image)
         }
-    words = module.image
-    return {
-        int.from_bytes(words[position : position + 4], "little") - module.image_base
-        for position in range(len(words) - 3)
-    }
+    return {offset for offset in offsets if struct.pack("<I", module.image_base + offset) in module.image}
 
 
 def inner_volumes(data: bytes) -> list[FirmwareVolume]:

@@ -14,7 +14,6 @@ endian):
 
 from __future__ import annotations
 
-import hashlib
 import struct
 import zlib
 from collections.abc import Sequence
@@ -54,12 +53,11 @@ _FIRST_VERSION = {EifSectionType.SIGNATURE: 3, EifSectionType.METADATA: 4}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EifSection:
-    """One section: where its ``size`` bytes of data start in the file, and their SHA-384."""
+    """One section: where its ``size`` bytes of data start in the file."""
 
     kind: EifSectionType
     offset: int
     size: int
-    sha384: bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,8 +135,7 @@ def _read_section(view: memoryview, offset: int, size: int, subject: str) -> Eif
     kind, flags, own_size = SECTION_HEADER.unpack_from(view, offset)
     if kind not in set(EifSectionType) or flags or own_size != size:
         _refuse(subject, f"has a bad section header at byte {offset}")
-    digest = hashlib.sha384(view[start : start + size]).digest()
-    return EifSection(kind=EifSectionType(kind), offset=start, size=size, sha384=digest)
+    return EifSection(kind=EifSectionType(kind), offset=start, size=size)
 
 
 def _check_sections(sections: Sequence[EifSection], version: int, subject: str) -> None:

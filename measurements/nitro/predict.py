@@ -6,8 +6,6 @@ zero unless the enclave extends them. A debug enclave reports zeros in all of th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from measurements.nitro.eif import Eif, EifSection, EifSectionType, read_eif
 from measurements.nitro.pcrs import (
     certificate_register,
@@ -39,8 +37,8 @@ def predict_nitro(
     ``EifSignatureError`` for a signature that is not over it.
     """
     eif = read_eif(image, subject=subject)
-    values = {str(register): image_register(image, eif, register) for register in IMAGE_REGISTERS}
-    events = [event for register in IMAGE_REGISTERS for event in _image_events(image, eif, register)]
+    events = _image_events(image, eif)
+    values = {event.register: event.digests[BANK] for event in events}
     signature = read_signature(image, eif)
     if signature is not None:
         verify_signature(signature, pcr0=values["0"])
@@ -70,15 +68,25 @@ def read_signature(image: bytes | memoryview, eif: Eif) -> EifSignature | None:
     return parse_signature(bytes(memoryview(image)[section.offset : section.offset + section.size]))
 
 
-def _image_events(image: bytes | memoryview, eif: Eif, register: int) -> Sequence[RegisterEvent]:
-    sections = measured_sections(eif, register)
-    if not sections:
-        value = image_register(image, eif, register)
-        return [_event(str(register), "hash of nothing: there is no such section", value, origin=_ABSENT)]
-    return [
-        _event(str(register), _name(eif, section), value, origin=_name(eif, section))
-        for section, value in zip(sections, running_values(image, sections), strict=True)
-    ]
+def _image_events(image: bytes | memoryview, eif: Eif) -> list[RegisterEvent]:
+    """The steps of PCR 0, 1 and 2. With one RAM disk, PCR 0 and 1 are the same, and hashed once."""
+    hashed: dict[tuple[EifSection, ...], list[bytes]] = {}
+    events = []
+    for register in IMAGE_REGISTERS:
+        sections = measured_sections(eif, register)
+        if not sections:
+            value = image_register(image, eif, register)
+            events.append(
+                _event(str(register), "hash of nothing: there is no such section", value, origin=_ABSENT)
+            )
+            continue
+        if sections not in hashed:
+            hashed[sections] = list(running_values(image, sections))
+        events += [
+            _event(str(register), _name(eif, section), value, origin=_name(eif, section))
+            for section, value in zip(sections, hashed[sections], strict=True)
+        ]
+    return events
 
 
 def _name(eif: Eif, section: EifSection) -> str:

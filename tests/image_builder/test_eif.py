@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import struct
@@ -111,7 +110,6 @@ def test_reader_gives_back_what_was_written() -> None:
     assert read_eif(data) == read_eif(memoryview(data)) == written
     assert (written.memory, written.cpus, written.arm64) == (512 << 20, 2, False)
     for section, part in zip(written.sections, [KERNEL, COMMAND_LINE.encode(), None, *RAMDISKS], strict=True):
-        assert part is None or section.sha384 == hashlib.sha384(part).digest()
         assert part is None or data[section.offset : section.offset + section.size] == part
 
 
