@@ -232,6 +232,7 @@ def _predictions(
 
     found: list[PlatformPrediction] = []
     with out.progress() as bars, Predictor(image=read, host=host) as predictor:
+        predictor.prepare({platform for platform, _ in plan})
         for index, (platform, shape) in enumerate(plan):
             bars.update("predictions", done=index, total=len(plan))
             found += predictor.predict(platform, shape)

@@ -6,7 +6,7 @@ This is where files are read and QEMU is asked; the values come from the modules
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from measurements.tdx.predict import DirectBoot, TdxFirmware, TdxMachine
 
 DEFAULT_HYPERVISOR = "qemu"
+_WORKERS = 3
+"""One more than there are works that wait for another one."""
 
 
 class PredictionInputError(KeyturnError):
@@ -84,9 +86,10 @@ class Predictor:
 
     def __init__(self, *, image: Callable[[], ImageInputs], host: Host) -> None:
         self._read_image = image
-        self._inputs: ImageInputs | None = None
         self._host = host
-        self._pool = ThreadPoolExecutor(max_workers=2)
+        self._pool = ThreadPoolExecutor(max_workers=_WORKERS)
+        self._inputs: Future[ImageInputs] | None = None
+        self._enclave: Future[PlatformPrediction] | None = None
         self._measured: Future[ImageEvents] | None = None
         self._unpacked: Future[Firmware] | None = None
         self._trust_domain: TdxFirmware | None = None
@@ -97,6 +100,17 @@ class Predictor:
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
+
+    def prepare(self, platforms: Collection[Platform]) -> None:
+        """Start in the background what the predictions of ``platforms`` will need of the image: hashing and
+        unpacking leave the interpreter's lock alone, so modules are loaded meanwhile.
+        """
+        if Platform.TPM in platforms:
+            self._firmware()
+        if Platform.TPM in platforms or Platform.TDX in platforms:
+            self._image_events()
+        if Platform.NITRO in platforms and self._host.enclave is not None:
+            self._enclave_prediction(self._host.enclave)
 
     def predict(self, platform: Platform, shape: MachineShape) -> tuple[PlatformPrediction, ...]:
         """As the function ``predict``."""
@@ -109,9 +123,7 @@ class Predictor:
         return self._sev(platform, shape) if work is None else work(shape)
 
     def _tpm(self, shape: MachineShape) -> tuple[PlatformPrediction, ...]:
-        if self._unpacked is None:
-            # Unpacking leaves the interpreter's lock alone, so the other modules are loaded meanwhile.
-            self._unpacked = self._pool.submit(_read_firmware, self._firmware_files().code)
+        firmware = self._firmware()
         from measurements.boot_sequence import assemble
         from measurements.predict_tpm import FirmwareInputs, platform_events, predict_direct_boot
         from measurements.reference import tpm_prediction
@@ -121,7 +133,7 @@ class Predictor:
         image = None if shape.boot is BootSource.DIRECT else self._image_events()
         inputs = replace(
             FirmwareInputs.of(
-                self._unpacked.result(),
+                firmware.result(),
                 variables=self._firmware_files().variables,
                 profile=self._host.profile,
             ),
@@ -156,8 +168,6 @@ class Predictor:
         )
 
     def _sev(self, platform: Platform, shape: MachineShape) -> tuple[PlatformPrediction, ...]:
-        from dataclasses import replace
-
         from measurements.sev.predict import SevChoices
 
         choices = replace(self._host.sev or SevChoices(), vcpus=(shape.cpus,))
@@ -197,24 +207,43 @@ class Predictor:
         return predict_sev(platform, firmware, kernel=kernel, choices=choices, svsm=svsm)
 
     def _nitro(self, shape: MachineShape) -> tuple[PlatformPrediction, ...]:
-        from dataclasses import replace
-
-        from measurements.nitro.predict import predict_nitro
-
         if self._host.enclave is None:
             raise _missing("enclave image file", "Nitro boots one", "write it with keyturn eif build")
-        return (replace(predict_nitro(self._host.enclave()), shape=shape.as_json()),)
+        prediction = self._enclave_prediction(self._host.enclave).result()
+        return (replace(prediction, shape=shape.as_json()),)
 
-    def _image(self) -> ImageInputs:
+    def _enclave_prediction(self, enclave: Callable[[], bytes]) -> Future[PlatformPrediction]:
+        def work() -> PlatformPrediction:
+            from measurements.nitro.predict import predict_nitro
+
+            return predict_nitro(enclave())
+
+        if self._enclave is None:
+            self._enclave = self._pool.submit(work)
+        return self._enclave
+
+    def _firmware(self) -> Future[Firmware]:
+        if self._unpacked is None:
+            self._unpacked = self._pool.submit(_read_firmware, self._firmware_files().code)
+        return self._unpacked
+
+    def _image_inputs(self) -> Future[ImageInputs]:
         if self._inputs is None:
-            self._inputs = self._read_image()
+            self._inputs = self._pool.submit(self._read_image)
         return self._inputs
 
+    def _image(self) -> ImageInputs:
+        return self._image_inputs().result()
+
     def _image_events(self) -> Future[ImageEvents]:
-        if self._measured is None:
+        def work() -> ImageEvents:
             from measurements.boot_sequence import measure_image
 
-            self._measured = self._pool.submit(measure_image, self._image())
+            return measure_image(inputs.result())
+
+        if self._measured is None:
+            inputs = self._image_inputs()
+            self._measured = self._pool.submit(work)
         return self._measured
 
     def _direct_boot(self) -> DirectBoot:
