@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from measurements.boot_sequence import measure_image
 from measurements.shape import Disk, Nic, TpmInterface
 from measurements.shape_devices import ExtraDevice, NumaNode
 from tests.support.foreign_qemu import foreign_qemu
 from tests.support.oracle_boots import BASE, SMBIOS, OracleMachine, check
-from tests.support.oracle_cc import check_cc_sequences, measures_alike
+from tests.support.oracle_cc import check_image
 from tests.support.oracle_direct import check_direct
 
 pytestmark = pytest.mark.boot
@@ -50,15 +49,7 @@ MACHINES = {
 @pytest.mark.parametrize("name", MACHINES)
 def test_boot_is_as_predicted(name: str, tmp_path: Path) -> None:
     machine = MACHINES[name]
-    booted = check(machine, tmp_path)
-    if measures_alike(machine):
-        assert booted.image is not None
-        image = measure_image(booted.image)
-        check_cc_sequences(booted, suite=machine.firmware, shape=machine.shape, boot=image)
-
-
-def test_some_machines_are_compared_with_trust_domains() -> None:
-    assert any(map(measures_alike, MACHINES.values()))
+    check_image(check(machine, tmp_path), machine)
 
 
 def test_direct_boot_with_trixie_s_qemu_is_as_predicted(tmp_path: Path) -> None:

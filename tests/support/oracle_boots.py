@@ -83,18 +83,35 @@ class OracleMachine:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DiskBoot:
+    """What was booted from a disk, and on what."""
+
+    image: ImageInputs
+    shape: MachineShape
+    program: QemuProgram | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Booted:
-    """Prediction and report of one boot; ``image`` is what was booted from a disk."""
+    """Prediction and report of one boot."""
 
     prediction: Prediction
     report: OracleReport
-    image: ImageInputs | None = None
+    disk_boot: DiskBoot | None = None
 
 
 def check(machine: OracleMachine, folder: Path) -> Booted:
     """Predict ``machine``, boot it, and assert that all events and registers are the predicted ones."""
     setup = _Setup.of(machine, folder)
-    booted = Booted(prediction=setup.prediction(), report=oracle_boot(setup.spec()), image=setup.inputs)
+    booted = Booted(
+        prediction=setup.prediction(),
+        report=oracle_boot(setup.spec()),
+        disk_boot=DiskBoot(
+            image=setup.inputs,
+            shape=setup.shape,
+            program=setup.program,
+        ),
+    )
     assert_equal(booted)
     return booted
 
