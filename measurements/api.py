@@ -6,6 +6,7 @@ This is where files are read and QEMU is asked; the values come from the modules
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from measurements.errors import KeyturnError
+from measurements.kept import kept
 from measurements.platforms import Platform, PlatformPrediction
 from measurements.shape import BootSource, MachineShape, TpmInterface
 
@@ -20,12 +22,15 @@ if TYPE_CHECKING:
     from measurements.acpi_dump import AcpiDump
     from measurements.boot_sequence import ImageEvents, ImageInputs
     from measurements.direct_boot import DirectInputs
+    from measurements.firmware_volume import Section
     from measurements.ovmf import Firmware
     from measurements.qemu import QemuProgram
     from measurements.qemu_args import DryBootFirmware, FirmwareFiles
     from measurements.runtime_events import RuntimeEvent
     from measurements.sev.predict import SevChoices
+    from measurements.systemd_stub import Uki
     from measurements.tdx.predict import DirectBoot, TdxFirmware, TdxMachine
+    from measurements.uki_digests import UkiDigests
 
 DEFAULT_HYPERVISOR = "qemu"
 _WORKERS = 3
@@ -239,7 +244,7 @@ class Predictor:
         def work() -> ImageEvents:
             from measurements.boot_sequence import measure_image
 
-            return measure_image(inputs.result())
+            return measure_image(inputs.result(), hasher=_hash_uki)
 
         if self._measured is None:
             inputs = self._image_inputs()
@@ -303,9 +308,21 @@ class Predictor:
 
 
 def _read_firmware(code: Path) -> Firmware:
+    from measurements.firmware_volume import unpack_lzma
     from measurements.ovmf import read_firmware
 
-    return read_firmware(code)
+    def unpack(section: Section) -> bytes:
+        source = hashlib.sha256(section.payload).digest()
+        return kept("ovmf-lzma/1", source, lambda: unpack_lzma(section))
+
+    return read_firmware(code, unpack=unpack)
+
+
+def _hash_uki(image: bytes, uki: Uki) -> UkiDigests:
+    from measurements.uki_digests import KIND, decode_uki_digests, encode_uki_digests, hash_uki
+
+    source = hashlib.sha256(image).digest()
+    return decode_uki_digests(kept(KIND, source, lambda: encode_uki_digests(hash_uki(image, uki))))
 
 
 def _read_machine(shape: MachineShape, host: Host) -> AcpiDump:

@@ -9,6 +9,8 @@ when it leaves boot services, two actions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from measurements.events import Bank, EventType, MeasuredEvent, event_over
 from measurements.gpt import PartitionTable
 from measurements.pe import authenticode_digest
@@ -43,12 +45,16 @@ def partition_table_event(table: PartitionTable, *, origin: str = "disk.raw") ->
     )
 
 
-def program_event(image: bytes, *, description: str, origin: str) -> MeasuredEvent:
-    """A program that firmware loads; raises ``FormatError`` if ``image`` is no PE image."""
+def program_event(
+    image: bytes, *, description: str, origin: str, digests: Mapping[Bank, bytes] | None = None
+) -> MeasuredEvent:
+    """A program that firmware loads; raises ``FormatError`` if ``image`` is no PE image. ``digests`` are its
+    Authenticode digests, if they are known already.
+    """
     return MeasuredEvent(
         pcr=PROGRAMS_PCR,
         event_type=EventType.EV_EFI_BOOT_SERVICES_APPLICATION,
-        digests={bank: authenticode_digest(image, bank, subject=origin) for bank in Bank},
+        digests=digests or {bank: authenticode_digest(image, bank, subject=origin) for bank in Bank},
         description=description,
         origin=origin,
     )

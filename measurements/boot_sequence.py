@@ -17,7 +17,6 @@ The order is that of OVMF with a UKI on a GPT disk, confirmed by logs of real bo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -44,6 +43,7 @@ from measurements.secure_boot import (
 from measurements.shape import ShapeError, TpmInterface
 from measurements.stub_run import StubRun, kernel_command_line, prepare_run, stub_events
 from measurements.systemd_stub import Uki, measures_inner_kernel, parse_uki, section_events
+from measurements.uki_digests import Hasher, hash_uki
 from measurements.varstore import VariableStore
 
 if TYPE_CHECKING:
@@ -135,41 +135,42 @@ class ImageEvents:
     initrd: Sequence[MeasuredEvent]
 
 
-def measure_image(image: ImageInputs) -> ImageEvents:
-    """Hash the image; the parts are hashed in parallel.
+def measure_image(image: ImageInputs, *, hasher: Hasher = hash_uki) -> ImageEvents:
+    """Hash the image; ``hasher`` hashes the UKI, or knows what that gives.
 
     Raises ``FormatError`` for an image whose parts measure by rules that are not known.
     """
     check_kernel_release(image.kernel_release)
     uki = parse_uki(image.uki, subject="uki.efi")
-    with ThreadPoolExecutor() as pool:
-        program = pool.submit(
-            program_event, image.uki, description="unified kernel image (Authenticode)", origin="uki.efi"
-        )
-        sections = pool.submit(section_events, uki)
-        inner_kernel = pool.submit(
-            program_event,
-            uki.kernel,
-            description="kernel inside the UKI (Authenticode)",
-            origin="section .linux of uki.efi",
-        )
-        run = prepare_run(uki, image.esp)
-        initrd = pool.submit(
-            initrd_event, run.initrd, origin="section .initrd of uki.efi, and what the stub appends"
-        )
+    digests = hasher(image.uki, uki)
+    run = prepare_run(uki, image.esp)
     return ImageEvents(
         inputs=image,
         uki=uki,
         partition_table=partition_table_event(parse_gpt(image.partition_table)),
-        program=program.result(),
-        sections=sections.result(),
+        program=program_event(
+            image.uki,
+            description="unified kernel image (Authenticode)",
+            origin="uki.efi",
+            digests=digests.program,
+        ),
+        sections=section_events(uki, digests=digests.sections),
         run=run,
         addons={
             addon.path: program_event(addon.image, description="add-on (Authenticode)", origin=addon.path)
             for addon in run.addons
         },
-        inner_kernel=inner_kernel.result(),
-        initrd=initrd.result(),
+        inner_kernel=program_event(
+            uki.kernel,
+            description="kernel inside the UKI (Authenticode)",
+            origin="section .linux of uki.efi",
+            digests=digests.kernel,
+        ),
+        initrd=initrd_event(
+            run.initrd,
+            origin="section .initrd of uki.efi, and what the stub appends",
+            digests=digests.initrd if image.esp == EspFiles() else None,
+        ),
     )
 
 

@@ -83,11 +83,21 @@ def digests_of(data: bytes) -> dict[Bank, bytes]:
 
 
 def event_over(
-    data: bytes, *, pcr: int, event_type: EventType, description: str, origin: str
+    data: bytes,
+    *,
+    pcr: int,
+    event_type: EventType,
+    description: str,
+    origin: str,
+    digests: Mapping[Bank, bytes] | None = None,
 ) -> MeasuredEvent:
-    """An event whose digest is plainly the hash of ``data``."""
+    """An event whose digest is plainly the hash of ``data``; ``digests`` if that is known already."""
     return MeasuredEvent(
-        pcr=pcr, event_type=event_type, digests=digests_of(data), description=description, origin=origin
+        pcr=pcr,
+        event_type=event_type,
+        digests=digests_of(data) if digests is None else digests,
+        description=description,
+        origin=origin,
     )
 
 

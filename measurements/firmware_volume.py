@@ -152,13 +152,16 @@ def sections_of(data: bytes, *, start: int = 0, end: int | None = None) -> Itera
     return None
 
 
-def unpack_lzma(section: Section) -> bytes | None:
-    """The content of an LZMA section; None for any other method; raises FirmwareError for damaged data."""
+def is_lzma(section: Section) -> bool:
+    """Whether a section is compressed with LZMA."""
     if section.kind != SECTION_GUIDED or len(section.payload) < _GUIDED.size:
-        return None
-    method, offset, _ = _GUIDED.unpack_from(section.payload)
-    if UUID(bytes_le=method) != LZMA_METHOD:
-        return None
+        return False
+    return UUID(bytes_le=section.payload[:16]) == LZMA_METHOD
+
+
+def unpack_lzma(section: Section) -> bytes:
+    """The content of an LZMA section; raises FirmwareError for damaged data."""
+    _, offset, _ = _GUIDED.unpack_from(section.payload)
     # The offset counts from the section's header, which is 4 bytes or, for large sections, 8.
     stream = section.payload[offset - (8 if len(section.payload) + 4 >= 0xFFFFFF else 4) :]
     size = int.from_bytes(stream[5:13], "little")

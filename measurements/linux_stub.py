@@ -7,8 +7,10 @@ through the LoadFile2 protocol, if it is not empty. Both are ``EV_EVENT_TAG`` wi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from measurements.errors import FormatError
-from measurements.events import EventType, MeasuredEvent, event_over
+from measurements.events import Bank, EventType, MeasuredEvent, event_over
 
 PCR = 9
 OLDEST_KERNEL = (6, 1)
@@ -55,8 +57,10 @@ def command_line_event(command_line: str, *, origin: str) -> list[MeasuredEvent]
     ]
 
 
-def initrd_event(initrd: bytes, *, origin: str) -> list[MeasuredEvent]:
-    """The initrd; none where it is empty."""
+def initrd_event(
+    initrd: bytes, *, origin: str, digests: Mapping[Bank, bytes] | None = None
+) -> list[MeasuredEvent]:
+    """The initrd; none where it is empty. ``digests`` are those of ``initrd``, if they are known already."""
     if not initrd:
         return []
     return [
@@ -66,5 +70,6 @@ def initrd_event(initrd: bytes, *, origin: str) -> list[MeasuredEvent]:
             event_type=EventType.EV_EVENT_TAG,
             description="initrd as the kernel receives it (Linux initrd)",
             origin=origin,
+            digests=digests,
         )
     ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -22,7 +22,9 @@ from measurements.firmware_volume import (
     FirmwareError,
     FirmwareFile,
     FirmwareVolume,
+    Section,
     find_volumes,
+    is_lzma,
     parse_volume,
     sections_of,
     unpack_lzma,
@@ -41,6 +43,10 @@ _WIDE_TEXT = re.compile(rb"(?:[!-~]\0){1,127}\0\0")
 _LOAD_ADDRESS = re.compile(
     rb"[\x48\x4c]\x8d[\x05\x0d\x15\x1d\x25\x2d\x35\x3d](?P<displacement>....)", re.DOTALL
 )
+
+
+Unpacker = Callable[[Section], bytes]
+"""Gives the content of an LZMA section."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,8 +95,10 @@ class Firmware:
         return _SECURE_BOOT_MODULE in self.dxe_names
 
 
-def read_firmware(path: Path) -> Firmware:
-    """The firmware in a flash file; raises FirmwareError unless it is OVMF with TPM support."""
+def read_firmware(path: Path, *, unpack: Unpacker = unpack_lzma) -> Firmware:
+    """The firmware in a flash file; raises FirmwareError unless it is OVMF with TPM support. ``unpack`` may
+    know what a compressed section holds.
+    """
     try:
         with path.open("rb") as stream:
             data = stream.read(MAX_FLASH + 1)
@@ -98,15 +106,15 @@ def read_firmware(path: Path) -> Firmware:
         raise FirmwareError(
             f"cannot be read: {problem.strerror}", subject=str(path), advice="install it: apt install ovmf"
         ) from problem
-    return parse_firmware(data, name=path.name)
+    return parse_firmware(data, name=path.name, unpack=unpack)
 
 
-def parse_firmware(data: bytes, *, name: str) -> Firmware:
+def parse_firmware(data: bytes, *, name: str, unpack: Unpacker = unpack_lzma) -> Firmware:
     """The firmware in the bytes of a flash file called ``name``."""
     if len(data) > MAX_FLASH:
         raise _not_ovmf(name, "it is larger than any flash file")
     try:
-        inner = {volume.name: volume for volume in inner_volumes(data)}
+        inner = {volume.name: volume for volume in inner_volumes(data, unpack=unpack)}
         if PEI_VOLUME not in inner or DXE_VOLUME not in inner:
             raise FirmwareError("it does not hold OVMF's PEI and DXE volumes", subject=name, advice="")
         pei, dxe = inner[PEI_VOLUME], inner[DXE_VOLUME]
@@ -155,14 +163,13 @@ def _referenced(module: Module, offsets: Collection[int]) -> set[int]:
     return {offset for offset in offsets if struct.pack("<I", module.image_base + offset) in module.image}
 
 
-def inner_volumes(data: bytes) -> list[FirmwareVolume]:
+def inner_volumes(data: bytes, *, unpack: Unpacker = unpack_lzma) -> list[FirmwareVolume]:
     """The volumes that are compressed in the flash file ``data``, unpacked; none if it holds no such."""
     for volume in find_volumes(data):
         for file in _files_leniently(volume):
             for section in file.sections:
-                unpacked = unpack_lzma(section) if file.kind == FILE_VOLUME_IMAGE else None
-                if unpacked is not None:
-                    inner = [part for part in sections_of(unpacked) if part.kind == SECTION_VOLUME]
+                if file.kind == FILE_VOLUME_IMAGE and is_lzma(section):
+                    inner = [part for part in sections_of(unpack(section)) if part.kind == SECTION_VOLUME]
                     return [parse_volume(part.payload) for part in inner]
     return []
 

@@ -18,12 +18,12 @@ What the stub takes up besides the UKI, and measures into PCR 1, 12 and 13, is i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 from measurements.errors import FormatError
-from measurements.events import EventType, MeasuredEvent, event_over
+from measurements.events import Bank, EventType, MeasuredEvent, event_over
 from measurements.pe import parse_pe, section_content, section_data, stub_version
 from measurements.stub_archive import archive, concatenated
 
@@ -123,24 +123,35 @@ def _own_sections(image: bytes, version: int, subject: str) -> dict[str, bytes]:
     return {name: data for group in groups[:2] for name, data in group.items()}
 
 
-def section_events(uki: Uki, *, origin: str = "uki.efi") -> list[MeasuredEvent]:
-    """PCR 11: name and data of each measured section."""
-    events: list[MeasuredEvent] = []
+def measured_sections(uki: Uki) -> Iterator[tuple[str, bytes]]:
+    """Name and data of the sections that the stub measures, in its order."""
     for name, since in _SECTIONS_SINCE.items():
         data = uki.sections.get(name)
-        if data is None or uki.version < since:
-            continue
-        for what, measured in (("name", name.encode() + b"\0"), ("data", data)):
-            events.append(
-                event_over(
-                    measured,
-                    pcr=PCR,
-                    event_type=EventType.EV_IPL,
-                    description=f"UKI section {name}: {what}",
-                    origin=f"section {name} of {origin}",
-                )
-            )
-    return events
+        if data is not None and uki.version >= since:
+            yield name, data
+
+
+def section_events(
+    uki: Uki, *, origin: str = "uki.efi", digests: Mapping[str, Mapping[Bank, bytes]] | None = None
+) -> list[MeasuredEvent]:
+    """PCR 11: name and data of each measured section. ``digests`` are those of the sections by name, if they
+    are known already.
+    """
+    return [
+        event_over(
+            measured,
+            pcr=PCR,
+            event_type=EventType.EV_IPL,
+            description=f"UKI section {name}: {what}",
+            origin=f"section {name} of {origin}",
+            digests=known,
+        )
+        for name, data in measured_sections(uki)
+        for what, measured, known in (
+            ("name", name.encode() + b"\0", None),
+            ("data", data, None if digests is None else digests[name]),
+        )
+    ]
 
 
 def measures_inner_kernel(uki: Uki, *, secure_boot: bool) -> bool:

@@ -20,6 +20,7 @@ from measurements.firmware_volume import (
     FirmwareError,
     Section,
     find_volumes,
+    is_lzma,
     parse_volume,
     sections_of,
     unpack_lzma,
@@ -104,7 +105,8 @@ def test_lzma_section_is_unpacked() -> None:
 
 
 def test_other_methods_are_left_alone() -> None:
-    assert unpack_lzma(Section(kind=SECTION_GUIDED, start=4, payload=bytes(40))) is None
+    assert not is_lzma(Section(kind=SECTION_GUIDED, start=4, payload=bytes(40)))
+    assert is_lzma(_guided(_compressed(b"content")))
 
 
 def test_bomb_and_damage_are_refused() -> None:

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 
-from measurements import ovmf
 from measurements.boot_applications import CALLING, EXIT_ACTIONS
 from measurements.errors import FormatError
 from measurements.events import Bank, EventType
@@ -17,6 +16,7 @@ from measurements.pe import authenticode_digest
 from measurements.platforms import Platform, PlatformPrediction
 from measurements.runtime_events import DEV_IMAGE, boot_event, replay_runtime_events
 from measurements.shape import MachineShape, Nic, ShapeError
+from measurements.tdx import dxe_volume
 from measurements.tdx.ccel import parse_cc_log
 from measurements.tdx.mrtd import PageOrder, compute_mrtd
 from measurements.tdx.predict import (
@@ -261,7 +261,9 @@ def test_known_firmware_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None
     def unpack(_: object) -> bytes:
         raise AssertionError("unpacked")
 
-    monkeypatch.setattr(ovmf, "unpack_lzma", unpack)
+    monkeypatch.setattr(dxe_volume, "inner_volumes", unpack)
+    with pytest.raises(AssertionError, match="unpacked"):
+        TdxFirmware.parse(ubuntu_bytes()[:-1] + b"\1", name="changed")
     assert TdxFirmware.parse(ubuntu_bytes(), name="OVMF.fd").build.known is not None
 
 
