@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ _CHUNKS = PAGE // CHUNK
 _ADD = struct.Struct("<16sQ104x")
 _EXTENDS = struct.Struct("<" + f"16sQ104x{CHUNK}s" * _CHUNKS)
 _ADDED, _EXTENDED = b"MEM.PAGE.ADD", b"MR.EXTEND"
-_PAGES_AT_ONCE = 64
+_RECORDS_AT_ONCE = 64
 
 
 class PageOrder(StrEnum):
@@ -41,8 +42,8 @@ class PageOrder(StrEnum):
     whatever the metadata say (google/gce-tcb-verifier, ``tdx/measurement.go``).
     """
 
-    SINGLE_PASS = "single-pass"  # noqa: S105 (a walk over pages)
-    TWO_PASS = "two-pass"  # noqa: S105
+    SINGLE_PASS = "single-pass"
+    TWO_PASS = "two-pass"
     ALL_REGIONS = "all-regions"
 
 
@@ -68,6 +69,8 @@ def compute_mrtd(firmware: Tdvf, *, order: PageOrder, td_hob: bytes | None = Non
                 continue
             for piece in _records(firmware, section, order, td_hob):
                 hasher.submit(stream.update, piece)
+                # Lets the other thread have the interpreter, or it would wait milliseconds for each piece.
+                time.sleep(0)
             value = hasher.submit(stream.digest).result()
             events.append(_event(firmware, section, order, value))
     return Mrtd(value=value, events=tuple(events))
@@ -92,7 +95,7 @@ def _records(firmware: Tdvf, section: Section, order: PageOrder, td_hob: bytes |
 
 def _joined(records: Iterator[bytes]) -> Iterator[bytes]:
     """The same bytes in large pieces: hashing many small ones would cost more than the hash."""
-    while batch := [record for _, record in zip(range(_PAGES_AT_ONCE), records, strict=False)]:
+    while batch := [record for _, record in zip(range(_RECORDS_AT_ONCE), records, strict=False)]:
         yield b"".join(batch)
 
 
