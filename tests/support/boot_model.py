@@ -68,6 +68,7 @@ class ModelImage:
     command_line: bytes = b"console=ttyS0"
     initrd: bytes = b"initrd"
     os_release: bytes | None = b"ID=test\n"
+    kernel: bytes | None = None
     kernel_tail: bytes = b""
     disk_guid: UUID = DISK_GUID
     root_guid: UUID = ROOT_GUID
@@ -75,7 +76,7 @@ class ModelImage:
 
     def inputs(self) -> ImageInputs:
         sections = {
-            SectionName.LINUX: _stub() + self.kernel_tail,
+            SectionName.LINUX: self.kernel or _stub() + self.kernel_tail,
             SectionName.CMDLINE: self.command_line,
             SectionName.INITRD: self.initrd,
         }
