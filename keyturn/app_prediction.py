@@ -28,6 +28,15 @@ def runtime_of(app: Path, config: Path, *, image: Path | None) -> RuntimePredict
     return predict_runtime((app / MANIFEST_NAME).read_bytes(), document, dev=dev)
 
 
+def launch_of(config: Path) -> Mapping[str, bytes]:
+    """What the host of a trust domain binds at launch for the config disk ``config``."""
+    from measurements.config_disk import read_frame
+    from measurements.launch_binding import trust_domain_launch
+
+    with config.open("rb") as disk:
+        return trust_domain_launch(read_frame(disk))
+
+
 def show_runtime(out: Output, prediction: RuntimePrediction) -> dict[str, Any]:
     """Show the events and the registers that they give; the document of both."""
     from measurements.runtime_events import DEV_IMAGE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -14,12 +14,14 @@ from measurements.platforms import Platform
 
 if TYPE_CHECKING:
     from measurements.api import Host
+    from measurements.esp_files import EspFiles
     from measurements.qemu import QemuProgram
     from measurements.runtime_events import RuntimeEvent
     from measurements.sev.predict import SevChoices
     from measurements.shape import MachineShape
 
 ALL = "all"
+MAX_ESP = 1 << 30
 _WHOLE_FIRMWARE = (Platform.TDX, Platform.SNP, Platform.SEV_ES, Platform.SEV)
 
 
@@ -69,6 +71,7 @@ def make_host(
     igvm: Path | None,
     enclave: Callable[[], bytes],
     runtime_events: Sequence[RuntimeEvent],
+    launch: Mapping[str, bytes],
 ) -> Host:
     """The host that the options describe. Raises ``OptionError`` and ``MissingToolError``."""
     from measurements.api import DEFAULT_HYPERVISOR, Host
@@ -76,12 +79,15 @@ def make_host(
     needs_parts = Platform.TPM in platforms
     needs_whole = any(platform in _WHOLE_FIRMWARE for platform in platforms)
     parts = code is not None or variables is not None
-    firmware = None
+    firmware = store = None
+    if whole is not None and code is None and not needs_parts:
+        store, variables, parts = variables, None, False
     if needs_parts or parts or (needs_whole and whole is None and igvm is None):
         firmware = find_firmware(code, variables)
     return Host(
         firmware=firmware,
         whole=whole,
+        store=store,
         release=release,
         profile=profile,
         qemu=None if qemu is None else _program(qemu),
@@ -91,7 +97,28 @@ def make_host(
         igvm=igvm,
         enclave=enclave,
         runtime_events=runtime_events,
+        launch=launch,
     )
+
+
+def read_esp(folder: Path) -> EspFiles:
+    """The files of an ESP below ``folder`` besides the UKI; raises ``OptionError`` for no folder, or too much
+    in it.
+    """
+    from measurements.esp_files import EspFiles
+
+    if not folder.is_dir():
+        raise OptionError(
+            "is no folder", subject=str(folder), advice="give the folder that the ESP is copied to"
+        )
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    if sum(path.stat().st_size for path in paths) > MAX_ESP:
+        raise OptionError(
+            f"holds more than {MAX_ESP} bytes", subject=str(folder), advice="leave out what is not on the ESP"
+        )
+    named = {path.relative_to(folder).as_posix(): path for path in paths}
+    uki = EspFiles().uki.lower()
+    return EspFiles(files={name: path.read_bytes() for name, path in named.items() if name.lower() != uki})
 
 
 def _program(path: Path) -> QemuProgram:

@@ -48,19 +48,23 @@ def build(
 
 def show(
     file: Annotated[Path, typer.Argument(help="An enclave image file, of any tool.")],
+    role: Annotated[
+        str | None, typer.Option("--role", help="ARN of the parent's IAM role, for PCR 3.")
+    ] = None,
+    instance: Annotated[str | None, typer.Option("--instance", help="Id of the parent, for PCR 4.")] = None,
     json: JsonOption = False,
 ) -> None:
     """Check an enclave image file, show its sections and what it will measure."""
-    _present(Output(json=json), file)
+    _present(Output(json=json), file, role=role, instance=instance)
 
 
-def _present(out: Output, path: Path) -> None:
+def _present(out: Output, path: Path, *, role: str | None = None, instance: str | None = None) -> None:
     from measurements.nitro.eif import read_eif
     from measurements.nitro.predict import predict_nitro
 
     data = path.read_bytes()
     eif = read_eif(data, subject=str(path))
-    prediction = predict_nitro(data, subject=str(path))
+    prediction = predict_nitro(data, subject=str(path), role=role, instance=instance)
     rows = [
         (section.kind.name, str(section.offset), str(section.size), _sha384(data, section))
         for section in eif.sections

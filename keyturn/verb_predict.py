@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -91,6 +92,10 @@ _IgvmOption = Annotated[
 _EifOption = Annotated[
     Path | None, typer.Option("--eif", help="The enclave image file (Nitro). By default made of the image.")
 ]
+_EspOption = Annotated[
+    Path | None,
+    typer.Option("--esp", help="A folder with further files of the ESP, which the UKI's stub takes up."),
+]
 _OutputOption = Annotated[
     Path | None, typer.Option("--output", help="Where the values go; by default into the image folder.")
 ]
@@ -142,13 +147,14 @@ def predict(
     vm_config: VmConfigOption = None,
     acpi: TablesOption = None,
     phys_bits: PhysBitsOption = None,
+    esp: _EspOption = None,
     app_compose: ComposeOption = None,
     instance_id: InstanceIdOption = "",
     provider_id: ProviderIdOption = "",
     json: JsonOption = False,
 ) -> None:
     """Compute every register and event of a boot, each with the input it comes from."""
-    from keyturn.app_prediction import runtime_of, show_runtime
+    from keyturn.app_prediction import launch_of, runtime_of, show_runtime
     from keyturn.predict_inputs import chosen_platforms, enclave_of, make_host, sev_choices, usual_shape
     from keyturn.predict_output import give
 
@@ -202,9 +208,10 @@ def predict(
             igvm=igvm,
             enclave=enclave_of(image, eif),
             runtime_events=() if runtime is None else runtime.events,
+            launch={} if config is None else launch_of(config),
         )
         identifier = _image_id(image)
-        predictions = _predictions(out, image, plan, host)
+        predictions = _predictions(out, image, plan, host, esp=esp)
         document = give(out, predictions, target, folder=image / REFERENCE_FOLDER, identifier=identifier)
     if runtime is not None:
         document["runtime"] = show_runtime(out, runtime)
@@ -221,14 +228,21 @@ def _check_options(
 
 
 def _predictions(
-    out: Output, image: Path, plan: Sequence[tuple[Platform, MachineShape]], host: Host
+    out: Output,
+    image: Path,
+    plan: Sequence[tuple[Platform, MachineShape]],
+    host: Host,
+    *,
+    esp: Path | None,
 ) -> list[PlatformPrediction]:
+    from keyturn.predict_inputs import read_esp
     from measurements.api import Predictor
 
     def read() -> ImageInputs:
         from image_builder.measured_image import read_measured_image
 
-        return read_measured_image(image)
+        inputs = read_measured_image(image)
+        return inputs if esp is None else replace(inputs, esp=read_esp(esp))
 
     found: list[PlatformPrediction] = []
     with out.progress() as bars, Predictor(image=read, host=host) as predictor:

@@ -48,7 +48,8 @@ class Host:
     """What a host puts below an image, besides the machine's shape.
 
     ``firmware`` are OVMF's code and variables; ``whole`` is the firmware in one file, as TDX and SEV load
-    it, by default the variables followed by the code. ``release`` names the edk2 release of a firmware that
+    it, by default the variables followed by the code; ``store`` takes the place of its variables (TDX).
+    ``release`` names the edk2 release of a firmware that
     is not recognised, ``profile`` is a dry boot's record where PCR 0 cannot be computed. ``hypervisors`` are
     names of ``measurements/profiles/hypervisors.toml``, each with its own predictions. ``sev`` are choices of
     SEV hosts besides the vCPU count, which is the shape's; ``svsm`` runs below ``firmware``, ``igvm`` stands
@@ -59,6 +60,7 @@ class Host:
 
     firmware: FirmwareFiles | None = None
     whole: Path | None = None
+    store: Path | None = None
     release: str | None = None
     profile: Path | None = None
     qemu: QemuProgram | None = None
@@ -157,7 +159,13 @@ class Predictor:
 
         if self._trust_domain is None:
             name, data = self._whole()
-            self._trust_domain = TdxFirmware.parse(data, name=name, release=self._host.release)
+            store = self._host.store
+            self._trust_domain = TdxFirmware.parse(
+                data,
+                name=name,
+                release=self._host.release,
+                variables=None if store is None else (store.name, _read(store)),
+            )
         machines = [self._tdx_machine(shape, name) for name in self._host.hypervisors]
         boot = self._direct_boot() if image is None else image.result()
         return tuple(

@@ -3,9 +3,8 @@
 A hypervisor of which two page orders are known gives two predictions, told apart by their label. Whatever the
 firmware measures but the caller did not give is an error.
 
-MRCONFIGID, MROWNER and MROWNERCONFIG are set by the host and only reported. keyturn binds nothing to them
-(its config disk is in RTMR3 as ``config-hash``), so they are predicted as zero unless the host is told to set
-something else.
+MRCONFIGID, MROWNER and MROWNERCONFIG are set by the host and only reported: zero, unless the host is told to
+set something (``measurements.launch_binding``, or what another stack wants).
 """
 
 from __future__ import annotations
@@ -333,7 +332,7 @@ def _launch_events(launch: Mapping[str, bytes]) -> list[RegisterEvent]:
             event_type="TD parameter",
             digests={BANK: launch.get(register, bytes(_REGISTER_SIZE))},
             description=f"{register}, set by the host before launch"
-            + ("" if register in launch else ": zero, keyturn binds nothing to it"),
+            + ("" if register in launch else ": zero, nothing is bound"),
             origin="launch parameters of the host",
             running=True,
         )

@@ -109,6 +109,31 @@ def test_kernel_hashes_count_only_where_the_host_gives_the_kernel(
     assert "kernel" in " ".join(direct["inputs"]["measurement"])
 
 
+def test_a_variable_store_takes_the_place_of_the_files_own(
+    image: Path, firmware: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, variables = (Path(firmware[index]).read_bytes() for index in (1, 3))
+    whole, store = tmp_path / "OVMF.fd", tmp_path / "VARS.fd"
+    whole.write_bytes(variables + code)
+    store.write_bytes(variables[:-1] + b"\xfe")
+    words = (image, "--platform", "tdx", "--firmware", whole)
+    own = predicted(capsys, *words)["banks"]["sha384"]
+    other = predicted(capsys, *words, "--firmware-vars", store)["banks"]["sha384"]
+    assert {name for name in own if own[name] != other[name]} == {"rtmr0"}
+
+
+def test_files_on_the_esp_show_in_their_registers(
+    image: Path, firmware: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    credential = tmp_path / "esp/EFI/BOOT/BOOTX64.EFI.extra.d/token.cred"
+    credential.parent.mkdir(parents=True)
+    credential.write_bytes(b"secret")
+    (tmp_path / "esp/EFI/BOOT/BOOTX64.EFI").write_bytes(b"the UKI itself")
+    own = predicted(capsys, image, *firmware)["banks"]["sha256"]
+    other = predicted(capsys, image, *firmware, "--esp", tmp_path / "esp")["banks"]["sha256"]
+    assert {name for name in own if own[name] != other[name]} == {"9", "12"}
+
+
 @pytest.mark.parametrize("platform", ["tpm", "tdx", "snp", "nitro"])
 def test_people_get_a_table(
     platform: str, image: Path, firmware: tuple[str, ...], capsys: pytest.CaptureFixture[str]
