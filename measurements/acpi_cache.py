@@ -20,13 +20,13 @@ import io
 import json
 import os
 import re
-import tempfile
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from measurements.acpi_blob import LOADER, AcpiFiles
 from measurements.acpi_dump import AcpiDump, AcpiMethod, acpi_dump
+from measurements.kept import cache_folder, write_whole
 from measurements.qemu_args import DryBootFirmware, idle_arguments
 from measurements.shape import MachineShape, TpmInterface
 from measurements.stand_ins import replaced_devices
@@ -34,6 +34,7 @@ from measurements.stand_ins import replaced_devices
 if TYPE_CHECKING:
     from measurements.qemu import QemuProgram
 
+FOLDER = "acpi"
 VERSION = 1
 MAX_CONTENT = 32 << 20
 MAX_NOTE = 1 << 10
@@ -49,7 +50,7 @@ def cached_dump(
     folder: Path | None = None,
 ) -> AcpiDump:
     """``acpi_dump``, from the cache in ``folder`` (None: the user's) if it is there; kept there otherwise."""
-    place = default_cache_folder() if folder is None else folder
+    place = cache_folder(FOLDER) if folder is None else folder
     key = cache_key(shape, program, firmware=firmware, method=method, memory=place)
     path = place / key
     found = _read(path, key=key, replaced=replaced_devices(shape))
@@ -58,17 +59,8 @@ def cached_dump(
     dump = acpi_dump(shape, program, firmware=firmware, method=method)
     # Without a place to keep it, the dump is as good.
     with contextlib.suppress(OSError):
-        _write(path, encode_entry(dump, key=key))
+        write_whole(path, encode_entry(dump, key=key))
     return dump
-
-
-def default_cache_folder() -> Path:
-    """``acpi`` in ``$KEYTURN_CACHE``, else in ``$XDG_CACHE_HOME/keyturn``, else in ``~/.cache/keyturn``."""
-    named = os.environ.get("KEYTURN_CACHE")
-    if named:
-        return Path(named) / "acpi"
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "keyturn" / "acpi"
 
 
 def cache_key(
@@ -147,18 +139,6 @@ def _read(path: Path, *, key: str, replaced: tuple[str, ...]) -> AcpiDump | None
     return decode_entry(data, key=key, replaced=replaced)
 
 
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as stream:
-        try:
-            stream.write(data)
-            stream.close()
-            os.replace(stream.name, path)
-        except BaseException:
-            Path(stream.name).unlink(missing_ok=True)
-            raise
-
-
 def _program_sha256(path: Path, memory: Path | None) -> str:
     """The digest of a large file, remembered for the state that the file is in."""
     if memory is None:
@@ -172,7 +152,7 @@ def _program_sha256(path: Path, memory: Path | None) -> str:
             return str(found[-1])
     digest = _file_sha256(path)
     with contextlib.suppress(OSError):
-        _write(note, json.dumps([*known, digest]).encode())
+        write_whole(note, json.dumps([*known, digest]).encode())
     return digest
 
 

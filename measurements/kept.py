@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+FOLDER = "measured"
 MAX_ENTRY = 64 << 20
 _DIGEST_SIZE = 32
 
@@ -24,23 +25,36 @@ def kept(kind: str, source: bytes, make: Callable[[], bytes], *, folder: Path | 
     ``folder`` (None: the user's). ``kind`` names what is made, with the version of how.
     """
     key = hashlib.sha256(kind.encode() + b"\0" + source).hexdigest()
-    path = (kept_folder() if folder is None else folder) / key
+    path = (cache_folder(FOLDER) if folder is None else folder) / key
     found = _read(path)
     if found is not None:
         return found
     made = make()
     with contextlib.suppress(OSError):
-        _write(path, made)
+        write_whole(path, hashlib.sha256(made).digest() + made)
     return made
 
 
-def kept_folder() -> Path:
-    """``measured`` in ``$KEYTURN_CACHE``, else in ``$XDG_CACHE_HOME/keyturn`` or ``~/.cache/keyturn``."""
+def cache_folder(name: str) -> Path:
+    """``name`` in ``$KEYTURN_CACHE``, else in ``$XDG_CACHE_HOME/keyturn`` or ``~/.cache/keyturn``."""
     named = os.environ.get("KEYTURN_CACHE")
     if named:
-        return Path(named) / "measured"
+        return Path(named) / name
     cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "keyturn" / "measured"
+    return (Path(cache) if cache else Path.home() / ".cache") / "keyturn" / name
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that nobody ever sees a part of it."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as stream:
+        try:
+            stream.write(data)
+            stream.close()
+            os.replace(stream.name, path)
+        except BaseException:
+            Path(stream.name).unlink(missing_ok=True)
+            raise
 
 
 def _read(path: Path) -> bytes | None:
@@ -51,15 +65,3 @@ def _read(path: Path) -> bytes | None:
         return None
     digest, content = data[:_DIGEST_SIZE], data[_DIGEST_SIZE:]
     return content if len(data) <= MAX_ENTRY and hashlib.sha256(content).digest() == digest else None
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as stream:
-        try:
-            stream.write(hashlib.sha256(content).digest() + content)
-            stream.close()
-            os.replace(stream.name, path)
-        except BaseException:
-            Path(stream.name).unlink(missing_ok=True)
-            raise

@@ -21,9 +21,9 @@ from measurements.near_miss_firmware import mrtd_change
 from measurements.near_miss_sev import FEATURES, VCPUS
 from measurements.near_miss_tdx import memory_edits
 from measurements.platforms import PlatformPrediction
+from measurements.sev.chains import REGISTER
 from measurements.sev.cpu_models import ONE_OF_EACH
 from measurements.sev.guest_features import names
-from measurements.sev.predict import REGISTER
 from measurements.tdx.mrtd import PageOrder
 
 

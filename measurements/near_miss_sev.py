@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 from measurements.errors import FormatError
 from measurements.near_miss import Change, NearMissKind, differing_registers
 from measurements.platforms import Platform, PlatformPrediction
+from measurements.sev.chains import REGISTER
 from measurements.sev.cpu_models import ONE_OF_EACH, CpuModel, find_cpu_model
 from measurements.sev.guest_features import USUAL, GuestFeatures, names
 from measurements.sev.kernel_hashes import KernelHashes
 from measurements.sev.launch_digest import firmware_digest
 from measurements.sev.ovmf_metadata import SevImage
-from measurements.sev.predict import ANY, REGISTER, SevChoices, predict_sev
+from measurements.sev.predict import ANY, SevChoices, predict_sev
 from measurements.sev.vmsa import Vmm
 
 VCPUS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192)

@@ -24,13 +24,12 @@ from measurements.pe import authenticode_digest
 from measurements.platforms import PlatformPrediction, RegisterEvent
 from measurements.secure_boot import policy_events
 from measurements.shape import MachineShape
-from measurements.tdx.boot_variables import boot_variable_events
 from measurements.tdx.cc_mapping import CcRegister, in_trust_domain
 from measurements.tdx.kernel_patch import patched_kernel
 from measurements.tdx.mrtd import BANK, PageOrder, compute_mrtd
-from measurements.tdx.predict import DirectBoot, TdxFirmware, TdxMachine, predict_tdx
+from measurements.tdx.predict import DirectBoot, TdxFirmware, TdxMachine, predict_tdx, rtmr0_inputs
 from measurements.tdx.register_events import event_over
-from measurements.tdx.rtmr0 import Rtmr0Inputs, rtmr0_events
+from measurements.tdx.rtmr0 import rtmr0_events
 from measurements.tdx.td_hob import low_memory, td_hob
 
 MRTD, RTMR0, RTMR1 = "mrtd", "rtmr0", "rtmr1"
@@ -172,23 +171,7 @@ def _platform_events(
             advice="give the image (--image)",
         )
     direct = not any(event.event_type == EventType.EV_EFI_GPT_EVENT.name for event in expected.events)
-    rtmr0 = Rtmr0Inputs(
-        firmware=firmware.tdvf,
-        facts=firmware.facts,
-        release=firmware.build.release,
-        memory=inputs.shape.memory_mib << 20,
-        store=firmware.store,
-        store_name=firmware.store_name,
-        policy=firmware.policy,
-        acpi=machine.acpi,
-        acpi_origin=machine.acpi_origin,
-        acpi_provenance=machine.acpi_provenance,
-        fw_cfg=machine.fw_cfg,
-        smbios=machine.smbios,
-        boot_variables=boot_variable_events(firmware.facts, machine.shape),
-        started=(),
-        direct=direct,
-    )
+    rtmr0 = rtmr0_inputs(firmware, machine, (), direct=direct)
     return [*_mrtd_events(firmware, inputs.order, inputs.shape.memory_mib), *rtmr0_events(rtmr0)]
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 
+from measurements.platforms import RegisterEvent
 from measurements.sev.launch_digest import START, Region, extend_region
+
+REGISTER = "measurement"
 
 
 class SnpChain:
@@ -51,3 +54,15 @@ class PlainChain:
 
 
 Chain = SnpChain | PlainChain
+
+
+def chain_event(chain: Chain, description: str, origin: str) -> RegisterEvent:
+    """The step of a launch that brought ``chain`` to where it is."""
+    return RegisterEvent(
+        register=REGISTER,
+        event_type=chain.event_type,
+        digests={chain.bank: chain.digest},
+        description=description,
+        origin=origin,
+        running=True,
+    )

@@ -20,8 +20,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from measurements.platforms import Platform, PlatformPrediction, RegisterEvent
-from measurements.sev.chains import SnpChain
+from measurements.platforms import Platform, PlatformPrediction
+from measurements.sev.chains import REGISTER, SnpChain, chain_event
 from measurements.sev.cpu_models import CpuModel
 from measurements.sev.guest_features import SNP_ONLY
 from measurements.sev.igvm import (
@@ -41,7 +41,7 @@ from measurements.sev.igvm import (
 )
 from measurements.sev.launch_digest import PageType, Region, vmsa_region
 from measurements.sev.ovmf_metadata import PAGE
-from measurements.sev.predict import ANY, MAX_VCPUS, REGISTER, SevChoices
+from measurements.sev.predict import ANY, MAX_VCPUS, SevChoices
 from measurements.sev.vmsa import BOOT_EIP, SEV_FEATURES_OFFSET, VMSA_GPA, Vmm, reset_vmsa
 
 MAX_PARAMETER_AREA = 1 << 28
@@ -137,7 +137,7 @@ def predict_igvm(
             raise igvm_error(file.name, f"has more than {MAX_MEASURED} bytes of pages to measure")
         chain.add(region)
         events.append(
-            _event(chain, f"{region.description}: {region.size:#x} bytes at {region.gpa:#x}", file.name)
+            chain_event(chain, f"{region.description}: {region.size:#x} bytes at {region.gpa:#x}", file.name)
         )
     label = {"cpu-model": ANY, "guest-features": ANY, "vcpus": ANY, "vmm": loader.value}
     shape: dict[str, object] = {}
@@ -148,7 +148,7 @@ def predict_igvm(
             if page is None:
                 page, origin = _reset_state(file, number, cpu_model), "CPU model and reset vector"
             chain.add(vmsa_region(page, description="save area", origin=origin))
-            events.append(_event(chain, f"save area of processor {number}", origin))
+            events.append(chain_event(chain, f"save area of processor {number}", origin))
         named = cpu_model.name if cpu_model and len(states) < vcpus else ANY
         label |= {"cpu-model": named, "guest-features": f"{SNP_ONLY.value:#x}", "vcpus": str(vcpus)}
         shape = {"cpus": vcpus}
@@ -329,15 +329,4 @@ def _joined(run: list[Region]) -> Region:
         contents=contents,
         description=first.description,
         origin=first.origin,
-    )
-
-
-def _event(chain: SnpChain, description: str, origin: str) -> RegisterEvent:
-    return RegisterEvent(
-        register=REGISTER,
-        event_type=chain.event_type,
-        digests={chain.bank: chain.digest},
-        description=description,
-        origin=origin,
-        running=True,
     )

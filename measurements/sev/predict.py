@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from measurements.errors import KeyturnError
 from measurements.platforms import Platform, PlatformPrediction, RegisterEvent
-from measurements.sev.chains import Chain, PlainChain, SnpChain
+from measurements.sev.chains import REGISTER, Chain, PlainChain, SnpChain, chain_event
 from measurements.sev.cpu_models import ONE_OF_EACH, CpuModel
 from measurements.sev.guest_features import USUAL, snp_features
 from measurements.sev.kernel_hashes import KernelHashes
@@ -28,7 +28,6 @@ from measurements.sev.ovmf_metadata import SevFirmwareError, SevImage
 from measurements.sev.svsm import svsm_entry, svsm_regions
 from measurements.sev.vmsa import BOOT_EIP, Vmm, depends_on_cpu_model, reset_vmsa, svsm_vmsa
 
-REGISTER = "measurement"
 ANY = "any"
 MAX_VCPUS = 512
 """Most processors of a guest that is predicted."""
@@ -124,7 +123,7 @@ def _start_snp(
         chain = SnpChain()
         return chain, _measure(chain, (firmware_region(firmware), *later))
     chain = SnpChain(firmware_digest)
-    known = _event(chain, "firmware, known by its digest only", f"firmware digest for {firmware.name}")
+    known = chain_event(chain, "firmware, known by its digest only", f"firmware digest for {firmware.name}")
     return chain, [known, *_measure(chain, later)]
 
 
@@ -133,7 +132,7 @@ def _measure(chain: Chain, regions: Iterable[Region]) -> list[RegisterEvent]:
     for region in regions:
         chain.add(region)
         where = f"{region.description}: {region.size:#x} bytes at {region.gpa:#x}"
-        events.append(_event(chain, where, region.origin))
+        events.append(chain_event(chain, where, region.origin))
     return events
 
 
@@ -171,14 +170,14 @@ def _save_areas(
     """The events of the save areas by number of processors."""
     wanted, gpa = set(choices.vcpus), choices.vmm.vmsa_gpa
     chain.add(vmsa_region(first, description="save area", origin=origin, gpa=gpa))
-    boot = [_event(chain, "save area of processor 0", origin)]
+    boot = [chain_event(chain, "save area of processor 0", origin)]
     found = {1: boot}
     for count in range(2, max(wanted) + 1):
         assert further is not None
         chain.add(vmsa_region(further, description="save area", origin=origin, gpa=gpa))
         if count in wanted:
             which = "processor 1" if count == 2 else f"processors 1 to {count - 1}"
-            found[count] = [*boot, _event(chain, f"save areas of {which}", origin)]
+            found[count] = [*boot, chain_event(chain, f"save areas of {which}", origin)]
     return found
 
 
@@ -203,17 +202,6 @@ def _reset_eip(firmware: SevImage) -> int:
 def _origin(model: CpuModel, features: int) -> str:
     cpu = "" if model is _NO_MODEL else f"CPU model {model.name}, "
     return f"{cpu}guest features {features:#x}"
-
-
-def _event(chain: Chain, description: str, origin: str) -> RegisterEvent:
-    return RegisterEvent(
-        register=REGISTER,
-        event_type=chain.event_type,
-        digests={chain.bank: chain.digest},
-        description=description,
-        origin=origin,
-        running=True,
-    )
 
 
 def _prediction(

@@ -138,7 +138,7 @@ def predict_tdx(
     release = firmware.build.release
     direct = isinstance(boot, DirectBoot)
     events = [
-        *rtmr0_events(_rtmr0_inputs(firmware, machine, started, direct=direct)),
+        *rtmr0_events(rtmr0_inputs(firmware, machine, started, direct=direct)),
         *(rtmr1_direct if direct else rtmr1_from_disk)(release, started),
         *rtmr2_events(started, kernel_release=_kernel_release(boot)),
         *(_runtime_event(event) for event in runtime_events),
@@ -278,9 +278,10 @@ def _smbios_structures(machine: TdxMachine) -> list[Structure]:
     return list(parse_structures(machine.smbios))
 
 
-def _rtmr0_inputs(
+def rtmr0_inputs(
     firmware: TdxFirmware, machine: TdxMachine, started: Sequence[MeasuredEvent], *, direct: bool
 ) -> Rtmr0Inputs:
+    """What RTMR0 comes from on this machine; ``started`` are the events from the first program on."""
     return Rtmr0Inputs(
         firmware=firmware.tdvf,
         facts=firmware.facts,

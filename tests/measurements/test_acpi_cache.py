@@ -20,7 +20,6 @@ from measurements.acpi_cache import (
     cache_key,
     cached_dump,
     decode_entry,
-    default_cache_folder,
     encode_entry,
 )
 from measurements.acpi_dump import AcpiDump, AcpiMethod
@@ -191,14 +190,3 @@ def test_an_entry_that_unpacks_without_end() -> None:
     assert decode_entry(data, key=KEY) is None
     assert zlib.decompress(data.split(b"\n", 3)[3])[:1] == b"\0"
     assert LOADER.encode() in data
-
-
-def test_the_place_of_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KEYTURN_CACHE", "/k")
-    assert default_cache_folder() == Path("/k/acpi")
-    monkeypatch.delenv("KEYTURN_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    assert default_cache_folder() == Path("/x/keyturn/acpi")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", "/h")
-    assert default_cache_folder() == Path("/h/.cache/keyturn/acpi")

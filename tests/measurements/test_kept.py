@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from measurements.kept import kept, kept_folder
+from measurements.kept import cache_folder, kept
 from measurements.systemd_stub import parse_uki
 from measurements.uki_digests import decode_uki_digests, encode_uki_digests, hash_uki
 from tests.support.boot_model import ModelImage
@@ -55,13 +55,13 @@ def test_without_a_place_the_result_is_as_good(tmp_path: Path) -> None:
 
 def test_the_folder_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("KEYTURN_CACHE", str(tmp_path / "own"))
-    assert kept_folder() == tmp_path / "own/measured"
+    assert cache_folder("measured") == tmp_path / "own/measured"
     monkeypatch.delenv("KEYTURN_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert kept_folder() == tmp_path / "keyturn/measured"
+    assert cache_folder("measured") == tmp_path / "keyturn/measured"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert kept_folder() == tmp_path / ".cache/keyturn/measured"
+    assert cache_folder("measured") == tmp_path / ".cache/keyturn/measured"
 
 
 @pytest.mark.apt
