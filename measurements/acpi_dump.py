@@ -32,6 +32,8 @@ class AcpiMethod(StrEnum):
     """How tables are had."""
 
     IDLE = "idle"
+    IDLE_WITHOUT_ROOM = "idle-without-room"
+    """For firmware that keeps no room behind root ports, whatever the width of addresses."""
     DRY_BOOT = "dry-boot"
 
 
@@ -47,7 +49,11 @@ ITEMS = (
 )
 """Items that a dump holds besides the ACPI files, if QEMU offers them."""
 
-_PROVENANCE = {AcpiMethod.IDLE: Provenance.COMPUTED, AcpiMethod.DRY_BOOT: Provenance.DRY_BOOT}
+_PROVENANCE = {
+    AcpiMethod.IDLE: Provenance.COMPUTED,
+    AcpiMethod.IDLE_WITHOUT_ROOM: Provenance.COMPUTED,
+    AcpiMethod.DRY_BOOT: Provenance.DRY_BOOT,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,13 +102,15 @@ def choose_method(
 
     if wanted is AcpiMethod.DRY_BOOT:
         limits: str | None = "it is asked for"
+    elif wanted is AcpiMethod.IDLE_WITHOUT_ROOM:
+        limits = shape_limits(shape, port_room=False)
     elif firmware is None:
         limits = shape_limits(shape)
     else:
         limits = idle_limits(shape, _drivers(firmware.code))
     if limits is None:
-        return AcpiMethod.IDLE
-    if wanted is AcpiMethod.IDLE:
+        return wanted or AcpiMethod.IDLE
+    if wanted in (AcpiMethod.IDLE, AcpiMethod.IDLE_WITHOUT_ROOM):
         raise ShapeError(
             f"an idle machine does not give this machine's tables: {limits}",
             subject="method",
@@ -134,13 +142,13 @@ def acpi_dump(
 
     replaced = replaced_devices(shape)
     chosen = choose_method(shape, firmware=firmware, wanted=method)
-    if chosen is AcpiMethod.IDLE or firmware is None:
+    if chosen is not AcpiMethod.DRY_BOOT or firmware is None:
         with idle_machine(shape, program) as machine:
             files = read_acpi(machine, shape)
             return AcpiDump(
                 files=files,
                 qemu_version=machine.qemu_version,
-                method=AcpiMethod.IDLE,
+                method=chosen,
                 replaced=replaced,
                 items=_items(machine.config),
             )

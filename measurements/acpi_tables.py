@@ -77,15 +77,17 @@ def _limits_width(dxe: FirmwareVolume) -> bool:
     return bool(releases) and min(releases) >= _LIMITS_WIDTH_FROM
 
 
-def shape_limits(shape: MachineShape) -> str | None:
-    """The same for the shape alone, with firmware that suits it."""
+def shape_limits(shape: MachineShape, *, port_room: bool = True) -> str | None:
+    """The same for the shape alone, with firmware that suits it; ``port_room``: which keeps room behind root
+    ports.
+    """
     if shape.pxbs:
         return "there is more than one root bus"
     if shape.passed:
         return "the windows of passed-through devices decide about PCI windows"
     if shape.phys_bits not in _PROVEN_PHYS_BITS:
         return f"the PCI window of {shape.phys_bits}-bit addresses is not known"
-    if shape.phys_bits > USUAL_BITS and any(device.root_port for device in shape.devices):
+    if port_room and shape.phys_bits > USUAL_BITS and any(device.root_port for device in shape.devices):
         return f"firmware keeps room behind root ports by the width of addresses ({shape.phys_bits} bits)"
     for device in shape.devices:
         if not device.model.startswith(_SMALL_DEVICES) or device.model.startswith(_LARGE_DEVICES):

@@ -11,7 +11,8 @@ What stands in for what:
   lowest 64-bit window of any device, which is where firmware starts its range, whatever the sizes are;
 - vsock and 9p are replaced as ``stand_ins`` says.
 
-The width of addresses is the host's and in no ``vm_config``. 46 bits give the tables of a public quote.
+The width of addresses is the host's and in no ``vm_config``. 46 bits give the tables of a public quote, with
+firmware that keeps no room behind root ports: that is how dstack's own build of OVMF is.
 
 What is not known is refused: huge pages (dstack's host and its own predictor disagree about the root buses),
 a TPM, and QEMU before 9.2, because TDX hosts ran a patched one then, whose interrupts are edge-triggered in
@@ -20,11 +21,11 @@ the tables.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from measurements.acpi_blob import RSDP, TABLES, AcpiFiles, parse_tables
-from measurements.acpi_dump import AcpiDump, acpi_dump
+from measurements.acpi_dump import AcpiDump, AcpiMethod, acpi_dump
 from measurements.dstack.boot_log import AcpiDigests
 from measurements.dstack.errors import DstackInputError
 from measurements.dstack.predict import acpi_digests
@@ -51,6 +52,13 @@ disabled").
 
 _MADT_FLAGS_AT, _PCAT_COMPAT = 40, 1
 _PORT_DEVICE = "virtio-rng-pci"
+
+
+class Dumper(Protocol):
+    """Reads what QEMU offers on a machine: ``acpi_dump``, or the same from a cache."""
+
+    def __call__(self, shape: MachineShape, program: QemuProgram, *, method: AcpiMethod | None) -> AcpiDump:
+        """The dump."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,7 +110,7 @@ def machine_acpi(
     *,
     machine: str = "q35",
     phys_bits: int = USUAL_PHYS_BITS,
-    dump: Callable[[MachineShape, QemuProgram], AcpiDump] = acpi_dump,
+    dump: Dumper = acpi_dump,
 ) -> DstackAcpi:
     """The machine's ACPI files from an unmodified QEMU; ``dump`` may be one that keeps what it read.
 
@@ -110,7 +118,7 @@ def machine_acpi(
     ``acpi_dump``.
     """
     shape = vm_shape(config, machine=machine, phys_bits=phys_bits)
-    found = dump(shape, program)
+    found = dump(shape, program, method=AcpiMethod.IDLE_WITHOUT_ROOM)
     version = _version(found.qemu_version)
     wanted = config.qemu[:2]
     if version not in SAME_TABLES.get(wanted, (wanted,)):

@@ -23,7 +23,7 @@ from measurements.dstack.boot_log import (
     rtmr2_events,
     sha384,
 )
-from measurements.dstack.errors import DstackFormatError, DstackInputError
+from measurements.dstack.errors import DstackInputError
 from measurements.dstack.lite import (
     SNP_FILE,
     TDX_FILE,
@@ -37,7 +37,7 @@ from measurements.events import Provenance
 from measurements.platforms import Platform, PlatformPrediction, RegisterEvent
 from measurements.sev.cpu_models import find_cpu_model
 from measurements.sev.kernel_hashes import KernelHashes
-from measurements.sev.ovmf_metadata import PAGE, Area, Section, SectionKind, SevImage
+from measurements.sev.ovmf_metadata import described_image
 from measurements.sev.predict import SevChoices, predict_sev
 from measurements.tdx.mrtd import PageOrder
 
@@ -129,27 +129,13 @@ def with_app(
 def predict_snp(document: SnpMeasurement, launch: SnpLaunch) -> PlatformPrediction:
     """The launch measurement of the image with these processors.
 
-    Raises ``DstackFormatError`` for sections that are not known, and the errors of ``predict_sev``.
+    Raises ``SevFirmwareError`` for sections that are not known, and the errors of ``predict_sev``.
     """
-    kinds = {kind.value for kind in SectionKind}
-    for section in document.sections:
-        if section.kind not in kinds:
-            raise DstackFormatError(
-                f"has a section of the unknown type {section.kind} at {section.gpa:#x}",
-                subject=SNP_FILE,
-                advice="give the document of a dstack release whose form is known here",
-            )
-    firmware = SevImage(
+    firmware = described_image(
         name=SNP_FILE,
-        image=b"",
-        gpa=0,
-        sections=tuple(
-            Section(kind=SectionKind(each.kind), gpa=each.gpa, size=each.size) for each in document.sections
-        ),
-        hash_table=Area(gpa=document.hashes_gpa, size=PAGE - document.hashes_gpa % PAGE),
-        secret=None,
+        sections=[(each.gpa, each.size, each.kind) for each in document.sections],
+        hash_table_gpa=document.hashes_gpa,
         reset_eip=document.reset_eip,
-        svsm_entry=None,
     )
     command_line = hashlib.sha256(document.command_line.encode("ascii") + b"\0").digest()
     choices = SevChoices(

@@ -308,3 +308,15 @@ def test_firmware_for_smm_belongs_to_a_machine_with_smm() -> None:
     for name, smm in (("OVMF_CODE_4M.secboot.fd", False), ("OVMF_CODE_4M.fd", True)):
         firmware = DryBootFirmware(code=installed_firmware(name))
         assert choose_method(MachineShape(smm=smm), firmware=firmware) is AcpiMethod.DRY_BOOT
+
+
+def test_room_behind_root_ports_is_the_firmwares_choice() -> None:
+    shape = MachineShape(
+        phys_bits=46, devices=(ExtraDevice(model="virtio-rng-pci", root_port=True),), tpm=TpmInterface.NONE
+    )
+    with pytest.raises(ShapeError, match="keeps room behind root ports"):
+        choose_method(shape, firmware=None)
+    without = AcpiMethod.IDLE_WITHOUT_ROOM
+    assert choose_method(shape, firmware=None, wanted=without) is without
+    with pytest.raises(ShapeError, match="more than one root bus"):
+        choose_method(replace(shape, pxbs=(Pxb(slot=24, bus=32),)), firmware=None, wanted=without)
