@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import rfc8785
 
@@ -144,9 +145,9 @@ def _init_scripts(value: object) -> tuple[str, ...]:
 def _gpu_policy_hash(fields: Mapping[str, object]) -> bytes:
     requirements = fields.get("requirements")
     closed = {} if requirements is None else as_object(requirements, subject=f"{_SUBJECT}, requirements")
-    policy = as_object(closed.get("gpu_policy", {}), subject=f"{_SUBJECT}, requirements.gpu_policy")
+    policy: Any = as_object(closed.get("gpu_policy", {}), subject=f"{_SUBJECT}, requirements.gpu_policy")
     try:
-        return _sha256(rfc8785.dumps(dict(policy)))  # type: ignore[arg-type]  # parsed JSON
+        return _sha256(rfc8785.dumps(dict(policy)))
     except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
         refuse(_SUBJECT, f"requirements.gpu_policy has no canonical form: {error}")
 

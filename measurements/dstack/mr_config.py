@@ -17,7 +17,7 @@ from enum import StrEnum
 
 from eth_hash.auto import keccak
 
-from measurements.canonical import encode_canonical
+from measurements.canonical import Json, encode_canonical
 from measurements.dstack.errors import DstackInputError
 from measurements.dstack.json_documents import closed_object, octets, parse_document, refuse, text
 from measurements.dstack.runtime_events import APP_ID_SIZE, HASH_SIZE, INSTANCE_ID_SIZE
@@ -59,7 +59,7 @@ class MrConfigV3:
 
     def document(self) -> bytes:
         """The canonical bytes, as a host writes them."""
-        fields: dict[str, object] = {
+        fields: dict[str, Json] = {
             "version": 3,
             "app_id": self.app_id.hex(),
             "compose_hash": self.compose_hash.hex(),
@@ -71,7 +71,7 @@ class MrConfigV3:
             fields["gpu_policy_hash"] = self.gpu_policy_hash.hex()
         if self.init_script_hashes is not None:
             fields["init_script_hashes"] = [item.hex() for item in self.init_script_hashes]
-        return encode_canonical(fields)  # type: ignore[arg-type]  # plain texts and lists
+        return encode_canonical(fields)
 
 
 def config_id_v1(compose_hash: bytes) -> bytes:

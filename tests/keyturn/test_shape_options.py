@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,9 +12,9 @@ from measurements.shape import BootSource, MachineShape, TpmInterface
 from measurements.shape_devices import ExtraDevice, SmbiosStrings
 
 
-def _options(**given: object) -> MachineShape:
-    parts: dict[str, object] = dict.fromkeys(("shape", "memory", "cpus", "machine", "disks", "nics", "tpm"))
-    return make_shape(**(parts | given))  # type: ignore[arg-type]
+def _options(**given: Any) -> MachineShape:
+    parts: dict[str, Any] = dict.fromkeys(("shape", "memory", "cpus", "machine", "disks", "nics", "tpm"))
+    return make_shape(**(parts | given))
 
 
 def test_options_of_the_command_line(tmp_path: Path) -> None:

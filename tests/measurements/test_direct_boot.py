@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -49,9 +50,15 @@ def kernel(release: bytes = b"6.12.1 (builder)") -> bytes:
     return bytes(image)
 
 
-def inputs(**changes: object) -> DirectInputs:
-    values = {"kernel": kernel(), "initrd": b"rd", "command_line": "quiet", "kernel_config": {}, **changes}
-    return DirectInputs(**values)  # type: ignore[arg-type]
+def inputs(**changes: Any) -> DirectInputs:
+    values: dict[str, Any] = {
+        "kernel": kernel(),
+        "initrd": b"rd",
+        "command_line": "quiet",
+        "kernel_config": {},
+        **changes,
+    }
+    return DirectInputs(**values)
 
 
 def platform() -> PlatformEvents:

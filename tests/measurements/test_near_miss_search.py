@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -68,9 +69,9 @@ def predict(machine: Machine) -> PlatformPrediction:
     )
 
 
-def change(kind: NearMissKind, registers: str = "rtmr0", **fields: object) -> Change[Machine]:
+def change(kind: NearMissKind, registers: str = "rtmr0", **fields: Any) -> Change[Machine]:
     def inputs(machine: Machine) -> Machine:
-        return replace(machine, **fields)  # type: ignore[arg-type]
+        return replace(machine, **fields)
 
     words = ", ".join(f"{name} is {value}" for name, value in fields.items())
     return Change(kind=kind, words=words, registers=frozenset(registers.split()), inputs=inputs)

@@ -36,7 +36,7 @@ COMPOSE = json.dumps(
     {"manifest_version": 2, "name": "demo", "runner": "docker-compose", "kms_enabled": True}
 ).encode()
 ACPI = AcpiDigests(loader=b"\x0a" * 48, rsdp=b"\x0b" * 48, tables=b"\x0c" * 48, origin="test")
-DOCUMENT = {
+DOCUMENT: dict[str, Any] = {
     "version": 3,
     "image": {
         "cmdline_sha384": b"\x01" * 48,

@@ -126,14 +126,18 @@ def test_an_unbound_app_passes_only_knowingly() -> None:
 
 def test_configurations_of_every_version_pass() -> None:
     compose_hash = judged().values["compose-hash"]
-    fields = {"compose_hash": compose_hash, "app_id": compose_hash[:20], "key_provider": KeyProvider.KMS}
-    two = config_id_v2(**fields, key_provider_id=b"\xab")  # type: ignore[arg-type]
+    fields: dict[str, Any] = {
+        "compose_hash": compose_hash,
+        "app_id": compose_hash[:20],
+        "key_provider": KeyProvider.KMS,
+    }
+    two = config_id_v2(**fields, key_provider_id=b"\xab")
     assert judged(DstackGuest(config_id=two)).passed
-    document = MrConfigV3(**fields, key_provider_id=b"\xab", instance_id=b"\6" * 20).document()  # type: ignore[arg-type]
+    document = MrConfigV3(**fields, key_provider_id=b"\xab", instance_id=b"\6" * 20).document()
     vm = {"mr_config": document.decode()}
     assert judged(DstackGuest(config_id=config_id_v3(document), vm=vm)).passed
     assert failures(judged(DstackGuest(config_id=config_id_v3(document)))) == ["mr-config-id"]
-    foreign = MrConfigV3(**{**fields, "app_id": b"\7" * 20}).document()  # type: ignore[arg-type]
+    foreign = MrConfigV3(**{**fields, "app_id": b"\7" * 20}).document()
     guest = DstackGuest(config_id=config_id_v3(foreign), vm={"mr_config": foreign.decode()})
     assert failures(judged(guest)) == ["mr-config-id"]
     assert "app_id is not what the runtime events say" in judged(guest).check("mr-config-id").reason
@@ -230,7 +234,7 @@ def test_another_image_is_found_even_if_its_documents_fit(path: tuple[str, ...],
 
 def test_a_document_that_the_checksum_file_does_not_list_fails() -> None:
     config = GUEST.vm_config()
-    other = DstackGuest(document={**DOCUMENT, "image": {**DOCUMENT["image"], "initrd_sha384": b"\x88" * 48}})  # type: ignore[dict-item]
+    other = DstackGuest(document={**DOCUMENT, "image": {**DOCUMENT["image"], "initrd_sha384": b"\x88" * 48}})
     config["tdx_measurement"]["measurement"] = other.vm_config()["tdx_measurement"]["measurement"]
     assert failures(judged(vm_config=json.dumps(config))) == ["measurement-document", "rtmr2"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -121,11 +122,11 @@ def test_snp_prediction_names_its_inputs() -> None:
         ({"vcpu_type": "Cascadelake"}, "image-reference"),
     ],
 )
-def test_another_launch_of_the_snp_guest_is_found(change: dict[str, object], failed: str) -> None:
+def test_another_launch_of_the_snp_guest_is_found(change: dict[str, Any], failed: str) -> None:
     evidence = parse_report(vector(PATHS["snp"]).read_bytes())
     assert isinstance(evidence, SnpEvidence)
     assert evidence.vm_config.snp is not None
-    launch = replace(evidence.vm_config.snp, **change)  # type: ignore[arg-type]
+    launch = replace(evidence.vm_config.snp, **change)
     changed = replace(evidence, vm_config=replace(evidence.vm_config, snp=launch))
     judgement = judge(changed, Expectations())
     assert set(outcomes(judgement, Outcome.FAIL)) == {"os-image-event", failed}

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
@@ -191,9 +192,9 @@ def test_blocks_that_cannot_be() -> None:
         {"family_id": b"x"},
         {"guest_svn": -1},
     ):
-        values = {"launch_digest": DIGEST, "policy": 0x30000} | wrong
+        values: dict[str, Any] = {"launch_digest": DIGEST, "policy": 0x30000} | wrong
         with pytest.raises(IdBlockError):
-            IdBlock(**values)  # type: ignore[arg-type]
+            IdBlock(**values)
     with pytest.raises(GuestPolicyError, match="bit 17"):
         IdBlock(launch_digest=DIGEST, policy=0)
 

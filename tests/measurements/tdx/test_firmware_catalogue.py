@@ -73,13 +73,17 @@ def test_todays_packages_are_recognised_and_give_their_known_values(
     facts = read_dxe_facts(data, name=file)
     digest = hashlib.sha256(data).hexdigest()
     if facts.version and release_of(facts.version) not in catalogue().releases:
-        pytest.skip(f"{suite} has a {package} of a release that is newer than the catalogue: {facts.version}")
+        # The suite has moved on to a release that the data do not know.
+        with pytest.raises(UnknownFirmwareError):
+            recognise(name=file, sha256=digest, version_text=facts.version)
+        return
     build = recognise(name=file, sha256=digest, version_text=facts.version)
-    if build.known is None:
-        pytest.skip(
-            f"{suite} has a {package} that is newer than the catalogue, of release {build.release.name}"
-        )
     firmware = parse_tdvf(data, name=file)
+    if build.known is None:
+        # A newer file of a known release: recognised by its version, with an MRTD that no other file has.
+        value = compute_mrtd(firmware, order=PageOrder.SINGLE_PASS).value
+        assert all(value not in known.mrtd.values() for known in catalogue().files.values())
+        return
     for order, value in build.known.mrtd.items():
         assert compute_mrtd(firmware, order=order).value == value
     assert firmware.configuration is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,8 +54,8 @@ def items(config: FirmwareConfig) -> dict[str, bytes]:
     return {name: config.read(name) for name in FW_CFG_ITEMS if name in config.files}
 
 
-def shape(**changes: object) -> MachineShape:
-    return MachineShape(tpm=TpmInterface.NONE, memory_mib=512, **changes)  # type: ignore[arg-type]
+def shape(**changes: Any) -> MachineShape:
+    return MachineShape(tpm=TpmInterface.NONE, memory_mib=512, **changes)
 
 
 def test_a_shape_that_qemu_refuses_is_an_error(program: QemuProgram) -> None:

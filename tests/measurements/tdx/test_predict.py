@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -271,9 +272,9 @@ def test_known_firmware_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None
     ("changes", "reason"),
     [({"smm": True}, "no system management mode"), ({"nics": (Nic(rom=True),)}, "boot ROM measures")],
 )
-def test_shapes_that_no_trust_domain_has_are_refused(changes: dict[str, object], reason: str) -> None:
+def test_shapes_that_no_trust_domain_has_are_refused(changes: dict[str, Any], reason: str) -> None:
     base = machine(direct=True)
-    odd = replace(base, shape=replace(base.shape, **changes))  # type: ignore[arg-type]
+    odd = replace(base, shape=replace(base.shape, **changes))
     with pytest.raises(ShapeError, match=reason):
         predict_tdx(ubuntu_firmware(), odd, DIRECT)
 
