@@ -21,10 +21,16 @@ class Check:
     reason: str = ""
     advice: str = ""
 
+    @property
+    def outcome(self) -> str:
+        """``pass`` or ``fail``."""
+        return "pass" if self.passed else "fail"
+
     def as_json(self) -> dict[str, str | bool]:
         """The check as ``--json`` shows it."""
         return {
             "name": self.name,
+            "outcome": self.outcome,
             "passed": self.passed,
             "expected": self.expected,
             "found": self.found,
@@ -99,6 +105,20 @@ class CheckList:
             self._checks.append(Check(name=name, passed=True, expected=expected, found=found))
             return
         self._fail(name, expected=expected, found=found, reason=reason, advice=advice)
+
+    def note(
+        self, name: str, condition: bool, *, expected: str, found: str, reason: str, advice: str
+    ) -> bool:
+        """As ``require``, but a failure does not end the list: for checks on which no later one builds, so
+        that a person sees all that is wrong at once. Returns ``condition``.
+        """
+        if condition:
+            self._checks.append(Check(name=name, passed=True, expected=expected, found=found))
+        else:
+            self._checks.append(
+                Check(name=name, passed=False, expected=expected, found=found, reason=reason, advice=advice)
+            )
+        return condition
 
     def equal(self, name: str, *, expected: bytes, found: bytes, reason: str, advice: str) -> None:
         """One check that two values are the same bytes."""
