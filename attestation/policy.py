@@ -13,6 +13,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from attestation.container import EvidencePlatform
+from measurements.errors import KeyturnError
+
+
+class PolicyError(KeyturnError):
+    """A policy that contradicts itself or is not well formed."""
+
+    code = "policy"
 
 
 class Environment(StrEnum):
@@ -237,10 +244,17 @@ class TrustAnchor:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Policy:
-    """The whole policy. A platform without its section is not allowed."""
+    """The whole policy.
+
+    ``platforms`` lists whose evidence is accepted; each has its section (and so has ``tpm``, if listed).
+    A ``tpm`` section demands a TPM part of *every* evidence, and a ``gpu`` section demands GPUs: whoever
+    leaves a part out must not get around its rules. Evidence of a TPM alone is accepted only if ``platforms``
+    lists ``tpm``.
+    """
 
     name: str
     environment: Environment
+    platforms: frozenset[EvidencePlatform]
     report_data: Allowed
     """Hex of the whole report data (64 bytes; a TPM's qualifying data, a document's user data); openly any
     where freshness is proven elsewhere or not asked for.
@@ -256,7 +270,22 @@ class Policy:
     roots: tuple[TrustAnchor, ...] = ()
     """The user's own, besides the vendors'."""
 
-    @property
-    def platforms(self) -> frozenset[EvidencePlatform]:
-        """Platforms that are allowed at all."""
-        return frozenset(one for one in EvidencePlatform if getattr(self, one.value) is not None)
+    def __post_init__(self) -> None:
+        missing = sorted(one for one in self.platforms if getattr(self, one.value) is None)
+        surplus = sorted(
+            one
+            for one in EvidencePlatform
+            if one is not EvidencePlatform.TPM and getattr(self, one.value) and one not in self.platforms
+        )
+        if missing or surplus:
+            raise PolicyError(
+                f"platforms and sections differ: {', '.join([*missing, *surplus])}",
+                subject=f"policy {self.name}",
+                advice="give each platform of the list its section, and no other",
+            )
+        if EvidencePlatform.SIM in self.platforms and self.environment is not Environment.DEV:
+            raise PolicyError(
+                "allows simulated TEEs, which a release policy never does",
+                subject=f"policy {self.name}",
+                advice='remove the platform sim, or make it a policy for development: environment = "dev"',
+            )
