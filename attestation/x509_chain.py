@@ -16,7 +16,7 @@ entries that stand for other issuers; its window is asked for in the same way.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -100,12 +100,20 @@ def load_certificate(der: bytes, *, what: str = "the certificate") -> x509.Certi
             and der.endswith(b"\0" + certificate.signature)
             and certificate.public_bytes(Encoding.DER) == der
         )
-        _ = certificate.extensions, certificate.signature_hash_algorithm
+        for _ in _late_parts(certificate):
+            pass
     except MALFORMED as error:
         refuse(f"{what} is no X.509 certificate: {error}")
     if not strict:
         refuse(f"{what} is no X.509 certificate of version 3 in its one encoding")
     return certificate
+
+
+def _late_parts(certificate: x509.Certificate) -> Iterator[object]:
+    """What the library reads only when it is asked for, so that nothing fails later."""
+    yield certificate.subject.public_bytes(), certificate.issuer.public_bytes()
+    yield certificate.extensions, certificate.signature_hash_algorithm
+    yield certificate.not_valid_before_utc, certificate.not_valid_after_utc, certificate.serial_number
 
 
 def load_pem_certificates(text: bytes, *, what: str = "the chain") -> tuple[bytes, ...]:
