@@ -1,4 +1,4 @@
-"""Bundles: everything that ``keyturn verify --offline`` reads, in one JSON file.
+"""Bundles: everything that ``keyturn verify --bundle`` reads, in one JSON file.
 
 Layout (docs/formats.md, "Bundle"); a part that is absent is ``null``, and then fails its check::
 

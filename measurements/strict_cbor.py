@@ -2,8 +2,11 @@
 
 The decoder takes whatever is well formed: numbers written too long, a key twice of which the last one counts,
 bytes after the item. Two readers can then see two documents in the same bytes. So an item counts only if
-writing it again gives the same bytes, and it holds neither tags nor floats. Exempt is one thing that real
-writers do (the Nitro Security Module of today): the outermost map may have an indefinite length.
+writing it again gives the same bytes, and it holds neither tags nor floats. ``measurements.cbor_scan``
+bounds how much is built. Exempt is one thing that real writers do (the Nitro Security Module of today): the
+outermost map may have an indefinite length.
+
+Documents of keyturn's own are deterministic as well: keys sorted (RFC 8949 section 4.2.1).
 """
 
 from __future__ import annotations
@@ -12,10 +15,10 @@ from typing import NoReturn
 
 import cbor2
 
+from measurements.cbor_scan import MAX_ITEMS, check_cbor
 from measurements.errors import FormatError
 
 _INDEFINITE_MAP, _BREAK = b"\xbf", b"\xff"
-_INTEGERS = 1 << 64
 
 
 class CborError(FormatError):
@@ -24,36 +27,51 @@ class CborError(FormatError):
     code = "cbor"
 
 
-def parse_cbor(data: bytes, *, limit: int, subject: str) -> object:
-    """The item that ``data`` (at most ``limit`` bytes) holds; raises ``CborError`` for anything else."""
+def parse_cbor(data: bytes, *, limit: int, subject: str, items: int = MAX_ITEMS) -> object:
+    """The item that ``data`` (at most ``limit`` bytes and ``items`` items) holds; raises ``CborError`` for
+    anything else.
+    """
     if len(data) > limit:
         _refuse(f"has {len(data)} bytes, more than {limit}", subject)
     try:
+        check_cbor(data, items=items)
         item: object = cbor2.loads(data)
         written = cbor2.dumps(item)
-    # Hostile tags reach the constructors of many types, each with errors of its own.
-    except (cbor2.CBORError, ArithmeticError, ValueError, TypeError, RecursionError) as error:
-        _refuse(f"is not CBOR: {error}", subject)
+    except (cbor2.CBORError, ValueError, TypeError, RecursionError) as error:
+        _refuse(f"is not CBOR of one plain item with nothing after it: {error}", subject)
     if data not in (written, _with_indefinite_length(written, item)):
         _refuse("is not one CBOR item with each key once and nothing after it", subject)
-    _check_plain(item, subject)
+    _check_keys(item, subject)
     return item
 
 
-def _check_plain(item: object, subject: str) -> None:
-    """Refuse values that only tags, floats or the simple values beyond null can have given."""
+def parse_deterministic_cbor(data: bytes, *, limit: int, subject: str, items: int = MAX_ITEMS) -> object:
+    """The item whose deterministic form is ``data``; raises ``CborError`` for anything else."""
+    item = parse_cbor(data, limit=limit, subject=subject, items=items)
+    if encode_deterministic_cbor(item) != data:
+        _refuse("is not in its deterministic form: its keys are not sorted", subject)
+    return item
+
+
+def encode_deterministic_cbor(item: object) -> bytes:
+    """The one form of ``item``, which holds texts, bytes, integers, booleans, null, lists, and maps whose
+    keys are all of one type.
+    """
+    # Sorting by length first is sorting by bytes among keys of one type.
+    return cbor2.dumps(item, canonical=True)
+
+
+def _check_keys(item: object, subject: str) -> None:
+    """Refuse maps with keys that are no texts, bytes or integers."""
     waiting = [item]
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):
-            waiting += [*value.keys(), *value.values()]
+            if not all(type(key) in (str, bytes, int) for key in value):
+                _refuse("holds a map with a key that is no text, bytes or integer", subject)
+            waiting += value.values()
         elif isinstance(value, list):
             waiting += value
-        elif type(value) is int:
-            if not -_INTEGERS <= value < _INTEGERS:
-                _refuse("holds an integer of more than 64 bits", subject)
-        elif value is not None and type(value) not in (bytes, str, bool):
-            _refuse(f"holds a {type(value).__name__}", subject)
 
 
 def _with_indefinite_length(written: bytes, item: object) -> bytes:

@@ -141,8 +141,8 @@ def check_released(bundle: Path, answer: Answer) -> None:
 
 
 def verify_offline(runner: Runner, *, pins: Pins, tpms: Tpms, bundle: str) -> dict[str, Any]:
-    """``keyturn verify --offline`` of what the other verification has kept; the tree."""
-    return runner.run("verify", "--offline", bundle, *_anchors(pins, tpms))
+    """``keyturn verify --bundle`` of what the other verification has kept; the tree."""
+    return runner.run("verify", "--bundle", bundle, *_anchors(pins, tpms))
 
 
 def count_checks(tree: dict[str, Any]) -> int:

@@ -181,7 +181,7 @@ class TestRunner:
         pins = ("--chain-id", "1", "--contract", f"0x{'11' * 20}", "--kms-id", "22" * 32)
         anchors = ("--app-id", f"0x{'33' * 20}", "--root", made["root"])
         with pytest.raises(CommandError, match="these checks do not hold: part-receipt"):
-            runner.run("verify", "--offline", "bundle.json", *pins, *anchors)
+            runner.run("verify", "--bundle", "bundle.json", *pins, *anchors)
 
     def test_a_usage_error_has_a_reason_too(self, tmp_path: Path) -> None:
         with pytest.raises(CommandError, match="exit status 2"):

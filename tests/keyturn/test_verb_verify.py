@@ -82,7 +82,7 @@ def trusted(shell: Shell, bundle: Bundle, **changes: str) -> list[str]:
 
 def test_a_bundle_verifies_offline(shell: Shell, released: tuple[Bundle, FakeChain]) -> None:
     bundle = released[0]
-    words = ["--offline", shell.file("bundle.json", encode_bundle(bundle)), *trusted(shell, bundle)]
+    words = ["--bundle", shell.file("bundle.json", encode_bundle(bundle)), *trusted(shell, bundle)]
     assert shell.failures(*words) == (0, [])
     status, out = shell.run(*words)
     assert status == 0
@@ -92,7 +92,7 @@ def test_a_bundle_verifies_offline(shell: Shell, released: tuple[Bundle, FakeCha
 
 def test_a_bundle_without_a_part_is_refused(shell: Shell, released: tuple[Bundle, FakeChain]) -> None:
     bundle = dataclasses.replace(released[0], evidence=None)
-    words = ["--offline", shell.file("bundle.json", encode_bundle(bundle)), *trusted(shell, bundle)]
+    words = ["--bundle", shell.file("bundle.json", encode_bundle(bundle)), *trusted(shell, bundle)]
     assert shell.failures(*words) == (1, ["part-evidence"])
     status, out = shell.run(*words)
     assert status == 1
@@ -115,7 +115,7 @@ def test_a_wrong_anchor_is_refused(
     anchor: dict[str, str], check: str, shell: Shell, released: tuple[Bundle, FakeChain]
 ) -> None:
     bundle = released[0]
-    words = ["--offline", shell.file("bundle.json", encode_bundle(bundle)), *trusted(shell, bundle, **anchor)]
+    words = ["--bundle", shell.file("bundle.json", encode_bundle(bundle)), *trusted(shell, bundle, **anchor)]
     assert shell.failures(*words) == (1, [check])
 
 
@@ -126,7 +126,7 @@ def test_code_hashes_are_those_of_this_version_by_default(
     words = trusted(shell, bundle)
     place = words.index("--registry-code-hash")
     del words[place : place + 2]
-    found = shell.failures("--offline", shell.file("bundle.json", encode_bundle(bundle)), *words)
+    found = shell.failures("--bundle", shell.file("bundle.json", encode_bundle(bundle)), *words)
     assert found == (1, ["registry-code"])
 
 
@@ -138,14 +138,14 @@ def test_a_missing_anchor_is_bad_input(
     words = trusted(shell, bundle)
     place = words.index(left_out)
     del words[place : place + 2]
-    found = shell.failures("--offline", shell.file("bundle.json", encode_bundle(bundle)), *words)
+    found = shell.failures("--bundle", shell.file("bundle.json", encode_bundle(bundle)), *words)
     assert found == (2, ["verify-usage"])
 
 
 def test_what_is_no_bundle_is_bad_input(shell: Shell, released: tuple[Bundle, FakeChain]) -> None:
     words = trusted(shell, released[0])
-    assert shell.failures("--offline", shell.file("bundle.json", b"{"), *words)[0] == 2
-    assert shell.failures("--offline", str(shell.folder / "absent"), *words)[0] == 2
+    assert shell.failures("--bundle", shell.file("bundle.json", b"{"), *words)[0] == 2
+    assert shell.failures("--bundle", str(shell.folder / "absent"), *words)[0] == 2
     assert shell.failures(*words) == (2, ["verify-usage"])
 
 

@@ -141,7 +141,7 @@ def test_a_service_verifies_from_its_address(shell: Shell, around: Surroundings)
     assert asked.startswith("/.well-known/keyturn?nonce=")
     bundle = parse_bundle(kept.read_bytes())
     assert bundle.service["nonce"] == asked.partition("=")[2]
-    offline = ["--offline", str(kept), *trusted(shell, around.bundle)]
+    offline = ["--bundle", str(kept), *trusted(shell, around.bundle)]
     assert shell.failures(*offline) == (0, [])
     assert shell.failures(*offline, "--nonce", bundle.service["nonce"]) == (0, [])
     assert shell.failures(*offline, "--nonce", "01" * 32) == (1, ["service-nonce"])
@@ -252,7 +252,7 @@ def test_a_missing_option_is_bad_input(left_out: str, shell: Shell, around: Surr
 @pytest.mark.parametrize("nonce", ["", "01", "zz" * 32])
 def test_a_nonce_that_is_none_is_bad_input(nonce: str, shell: Shell, around: Surroundings) -> None:
     bundle = shell.file("bundle.json", b"{}")
-    found = shell.failures("--offline", bundle, "--nonce", nonce, *trusted(shell, around.bundle))
+    found = shell.failures("--bundle", bundle, "--nonce", nonce, *trusted(shell, around.bundle))
     assert found[0] == 2
 
 
