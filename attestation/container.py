@@ -65,6 +65,8 @@ class TpmPart:
     """What a TPM shows. At least one proof of the attestation key goes with it: an EK certificate (and a
     credential that was activated), a certificate of the AK, Azure's HCL report or a NitroTPM document.
 
+    ``quote`` is a TPMS_ATTEST, ``signature`` a TPMT_SIGNATURE, ``ak_public`` a TPMT_PUBLIC (of a cloud that
+    shows the bare key: ``attestation.tpm.ak_public.standard_ak_public``), each without a size in front.
     ``pcrs`` holds register values by bank (``sha256``, ``sha384``) and index, as the quote selects them.
     """
 
