@@ -43,21 +43,26 @@ def encode_canonical(document: Json, *, subject: str = "document") -> bytes:
         _refuse("a text holds a lone surrogate", subject)
 
 
-def parse_canonical(data: bytes, *, subject: str = "document") -> Json:
-    """The document whose canonical form is ``data``; anything but exactly that raises ``CanonicalError``."""
-    document = parse_json(data, subject=subject)
+def parse_canonical(data: bytes, *, subject: str = "document", marks: int | None = None) -> Json:
+    """The document whose canonical form is ``data``; anything but exactly that raises ``CanonicalError``.
+    ``marks`` bounds the items (``measurements.json_text``).
+    """
+    document = parse_json(data, subject=subject, marks=marks)
     if _dump(document) != data:
         _refuse("not in canonical form (RFC 8785)", subject)
     return document
 
 
-def parse_json(data: bytes, *, subject: str = "document") -> Json:
+def parse_json(data: bytes, *, subject: str = "document", marks: int | None = None) -> Json:
     """The document from JSON that need not be canonical, but has no floats, no duplicate keys and nothing
     else that has no canonical form.
     """
     try:
         document: Json = json.loads(
-            json_text(data), object_pairs_hook=_object, parse_float=_no_float, parse_constant=_no_float
+            json_text(data, marks=marks),
+            object_pairs_hook=_object,
+            parse_float=_no_float,
+            parse_constant=_no_float,
         )
     except ValueError as error:
         _refuse(f"not a JSON document: {error}", subject)

@@ -1,4 +1,4 @@
-"""Bounds how deep JSON (RFC 8259) nests before it is parsed.
+"""Bounds how deep JSON (RFC 8259) nests, and how many items it makes, before it is parsed.
 
 Python's parser follows each level with a call in C, and only the interpreter's recursion limit stops it. A
 library that raises that limit far enough, as ``py_ecc`` does below ``eth_account`` and ``web3``, lets a short
@@ -16,6 +16,10 @@ MAX_LEVELS = 64
 
 # A text is one token, also where it never ends: brackets in it do not count, and no byte is read twice.
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]', re.DOTALL)
+_MARKS = (b"[", b"{", b",", b'"', b"\\")
+
+MAX_MARKS = 100_000
+"""Enough for evidence: what it takes to refuse a hostile megabyte is bounded by it."""
 
 
 def nesting(data: bytes) -> int:
@@ -31,8 +35,12 @@ def nesting(data: bytes) -> int:
     return deepest
 
 
-def json_text(data: bytes, *, levels: int = MAX_LEVELS) -> str:
-    """The text to parse; raises ``ValueError`` unless ``data`` is UTF-8 and nests at most ``levels`` deep."""
+def json_text(data: bytes, *, levels: int = MAX_LEVELS, marks: int | None = None) -> str:
+    """The text to parse; raises ``ValueError`` unless ``data`` is UTF-8, nests at most ``levels`` deep and
+    holds at most ``marks`` of the characters that begin, part or escape items, those in texts too.
+    """
+    if marks is not None and sum(map(data.count, _MARKS)) > marks:
+        raise ValueError(f"it holds more than {marks} brackets, commas, quotes and backslashes")
     if nesting(data) > levels:
         raise ValueError(f"it nests deeper than {levels} levels")
     return data.decode("utf-8")

@@ -57,6 +57,14 @@ def test_the_limit_is_exact() -> None:
         json_text(b"[" + allowed + b"]")
 
 
+@pytest.mark.parametrize(("data", "marks"), [(b"[0,0]", 2), (b'{"a":[]}', 4), (b'"[,"', 4), (b"7", 0)])
+def test_marks_are_bounded(data: bytes, marks: int) -> None:
+    assert json_text(data, marks=marks) == data.decode()
+    if marks:
+        with pytest.raises(ValueError, match="brackets, commas"):
+            json_text(data, marks=marks - 1)
+
+
 def test_bytes_that_are_no_utf_8_are_refused() -> None:
     for data in (b'"\xff"', '["\u2200"]'.encode("utf-16")):
         with pytest.raises(ValueError, match="utf-8"):
