@@ -29,11 +29,15 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 from measurements.errors import FormatError
 
 MAX_LOG_SIZE = 16 << 20
 """Largest log that is read, in bytes; firmware reserves 64 KiB, and a kernel's whole log stays far below."""
+
+MAX_RECORDS = 2048
+"""Most records that are read: the longest real log at hand has 203."""
 
 MAX_ALGORITHMS = 8
 
@@ -44,6 +48,11 @@ SPEC_ID = b"Spec ID Event03\0"
 STARTUP_LOCALITY = b"StartupLocality\0"
 HCRTM_LOCALITY = 4
 
+_RECORD_HEAD = struct.Struct("<III")
+_OLD_HEAD = struct.Struct("<II20sI")
+_U16 = struct.Struct("<H")
+_U32 = struct.Struct("<I")
+_NO_PCR = 0xFFFFFFFF
 _ADVICE = "read the log again from the machine; a log that was cut or edited cannot be used"
 
 
@@ -130,16 +139,23 @@ def parse_event_log(data: bytes, *, subject: str = "event log") -> EventLog:
     first = _old_record(reader)
     if first.event_type == EV_NO_ACTION and first.data.startswith(SPEC_ID):
         algorithms, vendor_info = _spec_id(first.data, subject)
-        events: list[LogEvent] = []
-        while not reader.at_end():
-            events.append(_record(reader, algorithms))
+        sizes = {algorithm.value: (algorithm, algorithm.digest_size) for algorithm in algorithms}
+        events = _records(reader, lambda: _record(reader, sizes))
         return EventLog(
             algorithms=algorithms, crypto_agile=True, vendor_info=vendor_info, events=tuple(events)
         )
-    events = [first]
-    while not reader.at_end():
-        events.append(_old_record(reader))
+    events = [first, *_records(reader, lambda: _old_record(reader))]
     return EventLog(algorithms=(Algorithm.SHA1,), crypto_agile=False, vendor_info=b"", events=tuple(events))
+
+
+def _records(reader: _Reader, read: Callable[[], LogEvent]) -> list[LogEvent]:
+    """All records up to the padding."""
+    events: list[LogEvent] = []
+    while not reader.at_end():
+        if len(events) == MAX_RECORDS:
+            raise reader.error(f"has more than {MAX_RECORDS} records")
+        events.append(read())
+    return events
 
 
 class _Reader:
@@ -148,68 +164,69 @@ class _Reader:
     def __init__(self, data: bytes, subject: str) -> None:
         self._data = data
         self._subject = subject
+        self._end = min(len(data.rstrip(b"\0")), len(data.rstrip(b"\xff")))
+        """From here on there is only padding. An event cannot start like it: type 0 does not come with PCR 0,
+        no algorithms and no data, and 0xFFFFFFFF is no type.
+        """
         self.position = 0
 
     def take(self, size: int, what: str) -> bytes:
-        left = len(self._data) - self.position
-        if size > left:
-            raise self.error(f"{what} needs {size} bytes, but {left} are left")
-        taken = self._data[self.position : self.position + size]
-        self.position += size
-        return taken
+        start, end = self.position, self.position + size
+        if end > len(self._data):
+            raise self._short(size, what)
+        self.position = end
+        return self._data[start:end]
 
-    def u16(self, what: str) -> int:
-        return int.from_bytes(self.take(2, what), "little")
-
-    def u32(self, what: str) -> int:
-        return int.from_bytes(self.take(4, what), "little")
+    def unpack(self, form: struct.Struct, what: str) -> tuple[Any, ...]:
+        start = self.position
+        self.position += form.size
+        if self.position > len(self._data):
+            self.position = start
+            raise self._short(form.size, what)
+        return form.unpack_from(self._data, start)
 
     def at_end(self) -> bool:
-        """Whether only padding is left. An event cannot start like it: type 0 does not come with PCR 0, no
-        algorithms and no data, and 0xFFFFFFFF is no type.
-        """
-        head = self._data[self.position : self.position + 12]
-        if head.strip(b"\0") and head.strip(b"\xff"):
-            return False
-        rest = self._data[self.position :]
-        return not rest.strip(b"\0") or not rest.strip(b"\xff")
+        """Whether only padding is left."""
+        return self.position >= self._end
 
     def error(self, reason: str) -> FormatError:
         return FormatError(f"{reason} (at byte {self.position})", subject=self._subject, advice=_ADVICE)
 
+    def _short(self, size: int, what: str) -> FormatError:
+        return self.error(f"{what} needs {size} bytes, but {len(self._data) - self.position} are left")
+
 
 def _old_record(reader: _Reader) -> LogEvent:
     offset = reader.position
-    pcr, event_type = reader.u32("a register index"), reader.u32("an event type")
-    digest = reader.take(20, "a SHA-1 digest")
-    data = reader.take(reader.u32("a data length"), "event data")
+    pcr, event_type, digest, length = reader.unpack(_OLD_HEAD, "a record's head")
+    data = reader.take(length, "event data")
     _check_register(reader, pcr, event_type)
     return LogEvent(
         pcr=pcr, event_type=event_type, digests={Algorithm.SHA1: digest}, data=data, offset=offset
     )
 
 
-def _record(reader: _Reader, algorithms: tuple[Algorithm, ...]) -> LogEvent:
+def _record(reader: _Reader, sizes: Mapping[int, tuple[Algorithm, int]]) -> LogEvent:
     offset = reader.position
-    pcr, event_type = reader.u32("a register index"), reader.u32("an event type")
+    pcr, event_type, count = reader.unpack(_RECORD_HEAD, "a record's head")
     _check_register(reader, pcr, event_type)
-    count = reader.u32("a digest count")
-    if not 1 <= count <= len(algorithms):
-        raise reader.error(f"a record has {count} digests, but the log names {len(algorithms)} algorithms")
+    if not 1 <= count <= len(sizes):
+        raise reader.error(f"a record has {count} digests, but the log names {len(sizes)} algorithms")
     digests: dict[Algorithm, bytes] = {}
     for _ in range(count):
-        number = reader.u16("an algorithm")
-        algorithm = next((known for known in algorithms if known == number), None)
+        (number,) = reader.unpack(_U16, "an algorithm")
+        algorithm, size = sizes.get(number, (None, 0))
         if algorithm is None or algorithm in digests:
             raise reader.error(f"a digest of algorithm {number:#06x} is not announced, or comes twice")
-        digests[algorithm] = reader.take(algorithm.digest_size, f"a {algorithm.bank} digest")
-    data = reader.take(reader.u32("a data length"), "event data")
+        digests[algorithm] = reader.take(size, "a digest")
+    (length,) = reader.unpack(_U32, "a data length")
+    data = reader.take(length, "event data")
     return LogEvent(pcr=pcr, event_type=event_type, digests=digests, data=data, offset=offset)
 
 
 def _check_register(reader: _Reader, pcr: int, event_type: int) -> None:
     """A TPM has 24 registers; informative records (SP 800-155) may carry 0xFFFFFFFF instead."""
-    if pcr > 23 and not (pcr == 0xFFFFFFFF and event_type == EV_NO_ACTION):
+    if pcr > 23 and not (pcr == _NO_PCR and event_type == EV_NO_ACTION):
         raise reader.error(f"register index {pcr} does not exist")
 
 
@@ -217,7 +234,7 @@ def _spec_id(data: bytes, subject: str) -> tuple[tuple[Algorithm, ...], bytes]:
     """Algorithms and vendor bytes of a ``TCG_EfiSpecIDEvent``."""
     reader = _Reader(data, subject)
     reader.take(len(SPEC_ID) + 8, "the Spec ID header")
-    count = reader.u32("an algorithm count")
+    (count,) = reader.unpack(_U32, "an algorithm count")
     if not 1 <= count <= MAX_ALGORITHMS:
         raise reader.error(f"{count} algorithms announced, 1 to {MAX_ALGORITHMS} expected")
     algorithms: list[Algorithm] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from measurements.errors import FormatError
-from measurements.eventlog import EV_EFI_HCRTM_EVENT, EV_NO_ACTION, Algorithm, parse_event_log
+from measurements.eventlog import EV_EFI_HCRTM_EVENT, EV_NO_ACTION, MAX_RECORDS, Algorithm, parse_event_log
 from tests.support.event_log_writer import Record, spec_id_record, write_log, write_record
 from tests.support.vectors import vector
 
@@ -247,3 +248,18 @@ def test_mutated_logs_raise_format_errors_only(data: st.DataObject) -> None:
     if accepts(bytes(log)):
         events = parse_event_log(bytes(log)).events
         assert all(event.pcr <= 23 or event.event_type == EV_NO_ACTION for event in events)
+
+
+def test_more_records_than_any_machine_has_are_refused() -> None:
+    one = write_record(record())
+    assert len(parse_event_log(spec_id_record(BOTH) + one * MAX_RECORDS).events) == MAX_RECORDS
+    with pytest.raises(FormatError, match="records"):
+        parse_event_log(spec_id_record(BOTH) + one * (MAX_RECORDS + 1))
+
+
+def test_records_that_begin_like_padding_cost_no_more_than_others() -> None:
+    hostile = struct.pack("<II20sI", 0, 0, bytes(19) + b"x", 0)
+    began = time.process_time()
+    with pytest.raises(FormatError):
+        parse_event_log(hostile * ((1 << 20) // len(hostile)))
+    assert time.process_time() - began < 1
