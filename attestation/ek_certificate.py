@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -94,19 +94,29 @@ def verify_ek_certificate(
     """
     moment = datetime.fromtimestamp(now, tz=UTC)
     certificate = _load(der, "the EK certificate")
+    _check_validity(certificate, moment, "the EK certificate")
+    verified = read_ek_certificate(der, platform_root=bytes(32))
+    root = _find_root(certificate, roots=roots, intermediates=intermediates, moment=moment)
+    return replace(verified, platform_root=hashlib.sha256(root).digest())
+
+
+def read_ek_certificate(der: bytes, *, platform_root: bytes) -> EkCertificate:
+    """What a certificate says whose chain (to the root with the hash ``platform_root``) and validity the
+    caller verifies. Raises ``EkCertificateError`` unless it is all else that is required.
+    """
+    certificate = _load(der, "the EK certificate")
     public_key = certificate.public_key()
     if not isinstance(public_key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
         raise _error("holds a key that is neither RSA nor ECC")
     try:
-        _check_common(certificate, moment, _EK_CRITICAL, "the EK certificate")
+        _check_common(certificate, _EK_CRITICAL, "the EK certificate")
         _check_usage(certificate, public_key)
         tpm = _tpm_name(certificate)
     except _MALFORMED as error:
         raise _error(f"is not readable as an EK certificate: {error}") from error
-    root = _find_root(certificate, roots=roots, intermediates=intermediates, moment=moment)
     return EkCertificate(
         public_key=public_key,
-        platform_root=hashlib.sha256(root).digest(),
+        platform_root=platform_root,
         platform_id=hashlib.sha256(_key_info(public_key)).digest(),
         manufacturer=tpm["manufacturer"],
         model=tpm["model"],
@@ -141,12 +151,13 @@ def _load(der: bytes, what: str) -> x509.Certificate:
     return certificate
 
 
-def _check_common(
-    certificate: x509.Certificate, moment: datetime, critical: set[x509.ObjectIdentifier], what: str
-) -> None:
-    """Validity, strength, and extensions that would have to be understood."""
+def _check_validity(certificate: x509.Certificate, moment: datetime, what: str) -> None:
     if not certificate.not_valid_before_utc <= moment <= certificate.not_valid_after_utc:
         raise _error(f"{what} is not valid at {moment.isoformat()}")
+
+
+def _check_common(certificate: x509.Certificate, critical: set[x509.ObjectIdentifier], what: str) -> None:
+    """Strength, and extensions that would have to be understood."""
     if not isinstance(certificate.signature_hash_algorithm, _SIGNATURE_HASHES):
         raise _error(f"{what} is signed with a hash that is not accepted")
     key = certificate.public_key()
@@ -248,7 +259,8 @@ def _issuers(
 def _check_authority(certificate: x509.Certificate, depth: int, moment: datetime) -> None:
     what = f"the authority {certificate.subject.rfc4514_string()}"
     try:
-        _check_common(certificate, moment, _CA_CRITICAL, what)
+        _check_validity(certificate, moment, what)
+        _check_common(certificate, _CA_CRITICAL, what)
         constraints = _extension(certificate, x509.BasicConstraints, what)
         usage = _extension(certificate, x509.KeyUsage, what)
     except _MALFORMED as error:
