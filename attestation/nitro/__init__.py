@@ -1,0 +1,1 @@
+"""AWS Nitro: verification of documents of enclaves and of instances with a NitroTPM."""
