@@ -21,12 +21,10 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import NoReturn, TypeVar
 
-import cbor2
-
 from attestation.collateral import Collateral, DcapCollateral
 from attestation.x509_chain import MAX_CERTIFICATE, MAX_CRL
 from measurements.errors import FormatError
-from measurements.strict_cbor import parse_cbor
+from measurements.strict_cbor import encode_deterministic_cbor, parse_deterministic_cbor
 
 TYPE = "keyturn-collateral/1"
 MAX_BUNDLE = 16 << 20
@@ -70,7 +68,7 @@ def encode_bundle(collateral: Collateral) -> bytes:
     """The file; raises ``BundleError`` for collateral that the reader would refuse."""
     document = collateral_document(collateral)
     parse_collateral_document(document, "collateral")
-    data = cbor2.dumps({"type": TYPE, **document}, canonical=True)
+    data = encode_deterministic_cbor({"type": TYPE, **document})
     if len(data) > MAX_BUNDLE:
         _refuse("collateral", f"makes a bundle of {len(data)} bytes, more than {MAX_BUNDLE}")
     return data
@@ -78,11 +76,9 @@ def encode_bundle(collateral: Collateral) -> bytes:
 
 def decode_bundle(data: bytes, *, subject: str = "collateral bundle") -> Collateral:
     """Read a file; raises ``BundleError`` or ``CborError`` for anything but what ``encode_bundle`` writes."""
-    item = parse_cbor(data, limit=MAX_BUNDLE, subject=subject)
+    item = parse_deterministic_cbor(data, limit=MAX_BUNDLE, subject=subject)
     if not isinstance(item, dict) or item.get("type") != TYPE:
         _refuse(subject, f"is not of type {TYPE}")
-    if cbor2.dumps(item, canonical=True) != data:
-        _refuse(subject, "is not in its deterministic encoding")
     return parse_collateral_document({key: item[key] for key in item if key != "type"}, subject)
 
 
