@@ -51,7 +51,13 @@ REGISTERS: Mapping[EvidencePlatform, Mapping[str, int]] = {
     EvidencePlatform.TDX: _TDX,
     EvidencePlatform.SIM: _TDX,
     EvidencePlatform.SGX: {"mrenclave": 32, "mrsigner": 32, "isvprodid": 2, "isvsvn": 2, "attributes": 16},
-    EvidencePlatform.SNP: {"measurement": 48, "host_data": 32, "family_id": 16, "image_id": 16},
+    EvidencePlatform.SNP: {
+        **dict.fromkeys(("measurement", "id_key_digest", "author_key_digest"), 48),
+        "host_data": 32,
+        "family_id": 16,
+        "image_id": 16,
+        "guest_policy": 8,
+    },
     EvidencePlatform.TPM: {
         f"{bank}:{pcr}": size for bank, size in (("sha256", 32), ("sha384", 48)) for pcr in range(24)
     },
