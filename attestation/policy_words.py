@@ -21,6 +21,7 @@ from attestation.policy import (
     Measurements,
     NitroPolicy,
     Policy,
+    RootPurpose,
     SnpPolicy,
     TpmPolicy,
 )
@@ -76,7 +77,7 @@ def policy_words(policy: Policy, now: int) -> tuple[Paragraph, ...]:
     if policy.snp is not None:
         sections.append(("AMD SEV-SNP", _snp(policy.snp)))
     if policy.tpm is not None:
-        sections.append(("TPM", _tpm(policy.tpm)))
+        sections.append(("TPM", (*_tpm(policy.tpm), *_tpm_roots(policy, policy.tpm))))
     if policy.nitro is not None:
         sections.append(("AWS Nitro", _nitro(policy.nitro)))
     if policy.gpu is not None:
@@ -201,7 +202,10 @@ def _snp(section: SnpPolicy) -> Iterator[Sentence]:
         yield from _list(section.chip_ids, "The chip must be", "chip")
     if section.vlek:
         yield from _list(section.csp_ids, "A cloud's key must be of", "cloud")
-    yield _decides(f"Reports may be asked for at VMPL {_join(map(str, section.vmpls)) or 'none'}.")
+    if section.vmpls:
+        yield _decides(f"Reports may be asked for at VMPL {_join(map(str, section.vmpls))}.")
+    else:
+        yield _warns("No VMPL is listed: nothing passes.")
     for permitted, what in (
         (section.smt, "A guest policy that allows simultaneous multithreading is"),
         (section.migration_agent, "A guest policy that allows a migration agent is"),
@@ -245,6 +249,17 @@ def _tpm(section: TpmPolicy) -> Iterator[Sentence]:
     )
     yield from _list(section.platform_ids, "The TPM must be", "TPM")
     yield from _measurements(section.measurements)
+
+
+def _tpm_roots(policy: Policy, section: TpmPolicy) -> Iterator[Sentence]:
+    """Makers of TPMs are many, so none of their roots is pinned: the policy has to."""
+    purposes = {root.purpose for root in policy.roots}
+    for proof, purpose in (
+        (AkProof.CREDENTIAL, RootPurpose.TPM_EK),
+        (AkProof.AK_CERTIFICATE, RootPurpose.TPM_AK),
+    ):
+        if proof in section.ak_proofs and purpose not in purposes:
+            yield _warns(f"No root for {purpose} is listed under roots: {_PROOFS[proof]} proves nothing.")
 
 
 def _nitro(section: NitroPolicy) -> Iterator[Sentence]:

@@ -23,6 +23,8 @@ VERBS = {
     "run": Verb("keyturn.verb_run", "Boot an image in QEMU with a TPM."),
     "explain": Verb("keyturn.verb_explain", "Say why registers differ from the predicted ones."),
     "verify": Verb("keyturn.verb_verify", "Check everything from the hardware's root to the chain."),
+    "policy": Verb("keyturn.verb_policy", "Write, explain and name a verifier's policy."),
+    "anchors": Verb("keyturn.verb_anchors", "List the root certificates that are trusted."),
     "diff": Verb("keyturn.verb_diff", "Say what differs between two images."),
     "reproduce": Verb("keyturn.verb_diff", "Build an image again and compare."),
     "app": Verb("keyturn.verb_app", "Build apps: containers with a measured manifest."),
