@@ -16,6 +16,7 @@ entries that stand for other issuers; its window is asked for in the same way.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import CRLEntryExtensionOID, ExtensionOID
 
 from attestation.platform_verification import ChainLink, Window
@@ -54,6 +56,9 @@ _CA_CRITICAL = {ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE}
 _HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 _MIN_RSA_BITS = 2048
+
+# AMD gives the keys of its chips certificates with serial number 0, of which the library warns on each use.
+warnings.filterwarnings("ignore", message="Parsed a serial number", category=CryptographyDeprecationWarning)
 
 
 class CertificateError(RefusedError):
