@@ -22,7 +22,7 @@ CHAIN_CHECKS = (
     "chain",
     "chain-roles",
     "chain-validity",
-    "revocation",
+    "crl",
     "key-tcb",
     "key-chip",
     "report-signature",
@@ -171,7 +171,7 @@ def _check_now(
         findings.links.append(revocation.link)
         findings.crl_number = revocation.number
     checks.note(
-        "revocation",
+        "crl",
         revocation is not None,
         expected=f"not revoked, by a list of {key.product.root_name} that is at most "
         f"{policy.max_crl_age / 86400:g} days old",

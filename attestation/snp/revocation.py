@@ -51,9 +51,8 @@ def check_revocation(
     if len(lists) > MAX_LISTS:
         refuse(f"there are more than {MAX_LISTS} revocation lists")
     for index in range(1, len(chain.ders)):
-        issued = chain.certificates[index - 1]
-        listed = {serial for one in _lists_of(chain, index, lists) for serial in one.serials}
-        if issued.serial_number in listed:
+        of_issuer = _lists_of(chain, index, lists)
+        if any(chain.certificates[index - 1].serial_number in one.serials for one in of_issuer):
             refuse(f"{chain.links[index - 1].subject} is revoked by {chain.links[index].subject}")
     of_root = _lists_of(chain, len(chain.ders) - 1, lists)
     if not of_root:

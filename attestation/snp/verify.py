@@ -10,7 +10,7 @@ Groups and checks, in their order; a check with a star ends the list if it fails
 ``snp-chain``      ``key-certificate`` *: one for the kind of key, its extensions in order;
                    ``product`` *: from the CPU (version 3 and later) or the certificate (version 2);
                    ``chain`` *: to the pinned root of that product; ``chain-roles`` *: by name;
-                   ``chain-validity``: all certificates hold now; ``revocation``: by lists at hand;
+                   ``chain-validity``: all certificates hold now; ``crl``: not revoked, by lists at hand;
                    ``key-tcb``: the certificate's levels are the reported TCB;
                    ``key-chip``: the certificate's hardware id is the chip id, unless masked;
                    ``report-signature`` *: ECDSA P-384 with SHA-384 over bytes 0 to 0x29f
