@@ -50,6 +50,7 @@ HCRTM_LOCALITY = 4
 
 _RECORD_HEAD = struct.Struct("<III")
 _OLD_HEAD = struct.Struct("<II20sI")
+_SPEC_ID_HEAD = struct.Struct("<IBBBBI")
 _U16 = struct.Struct("<H")
 _U32 = struct.Struct("<I")
 _NO_PCR = 0xFFFFFFFF
@@ -138,7 +139,7 @@ def parse_event_log(data: bytes, *, subject: str = "event log") -> EventLog:
     reader = _Reader(data, subject)
     first = _old_record(reader)
     if first.event_type == EV_NO_ACTION and first.data.startswith(SPEC_ID):
-        algorithms, vendor_info = _spec_id(first.data, subject)
+        algorithms, vendor_info = _spec_id(first, subject)
         sizes = {algorithm.value: (algorithm, algorithm.digest_size) for algorithm in algorithms}
         events = _records(reader, lambda: _record(reader, sizes))
         return EventLog(
@@ -230,11 +231,16 @@ def _check_register(reader: _Reader, pcr: int, event_type: int) -> None:
         raise reader.error(f"register index {pcr} does not exist")
 
 
-def _spec_id(data: bytes, subject: str) -> tuple[tuple[Algorithm, ...], bytes]:
-    """Algorithms and vendor bytes of a ``TCG_EfiSpecIDEvent``."""
-    reader = _Reader(data, subject)
-    reader.take(len(SPEC_ID) + 8, "the Spec ID header")
-    (count,) = reader.unpack(_U32, "an algorithm count")
+def _spec_id(first: LogEvent, subject: str) -> tuple[tuple[Algorithm, ...], bytes]:
+    """Algorithms and vendor bytes of the ``TCG_EfiSpecIDEvent`` in the first record, which is of PCR 0 (CC
+    logs: also of index 1), has a digest of zeros, and nothing that no field accounts for.
+    """
+    reader = _Reader(first.data, subject)
+    reader.take(len(SPEC_ID), "the Spec ID signature")
+    platform_class, minor, major, _, uintn_size, count = reader.unpack(_SPEC_ID_HEAD, "the Spec ID header")
+    known = (platform_class in (0, 1), (major, minor) == (2, 0), uintn_size in (1, 2))
+    if first.pcr not in (0, 1) or any(first.digests[Algorithm.SHA1]) or not all(known):
+        raise reader.error("the first record is not one of TPM 2.0's")
     if not 1 <= count <= MAX_ALGORITHMS:
         raise reader.error(f"{count} algorithms announced, 1 to {MAX_ALGORITHMS} expected")
     algorithms: list[Algorithm] = []
@@ -245,6 +251,8 @@ def _spec_id(data: bytes, subject: str) -> tuple[tuple[Algorithm, ...], bytes]:
             raise reader.error(f"algorithm {number:#06x} with digests of {size} bytes is not known, or twice")
         algorithms.append(algorithm)
     vendor_info = reader.take(reader.take(1, "a vendor length")[0], "vendor information")
+    if reader.position != len(first.data):
+        raise reader.error("the first record goes on after its vendor information")
     return tuple(algorithms), vendor_info
 
 

@@ -263,3 +263,24 @@ def test_records_that_begin_like_padding_cost_no_more_than_others() -> None:
     with pytest.raises(FormatError):
         parse_event_log(hostile * ((1 << 20) // len(hostile)))
     assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [(0, 2), (8, 1), (27, 1), (48, 2), (52, 1), (53, 1), (53, 3), (55, 0), (55, 3)],
+    ids=["register", "digest", "digest end", "class", "minor", "major 1", "major 3", "uintn 0", "uintn 3"],
+)
+def test_a_first_record_with_impossible_fields_is_refused(place: int, value: int) -> None:
+    log = bytearray(write_log([record()], algorithms=BOTH))
+    log[place] = value
+    with pytest.raises(FormatError, match="first record"):
+        parse_event_log(bytes(log))
+
+
+def test_bytes_hidden_behind_the_vendor_information_are_refused() -> None:
+    log = bytearray(write_log([record()], algorithms=BOTH))
+    length = struct.unpack_from("<I", log, 28)[0]
+    struct.pack_into("<I", log, 28, length + 4)
+    log[32 + length : 32 + length] = b"more"
+    with pytest.raises(FormatError, match="vendor information"):
+        parse_event_log(bytes(log))
