@@ -1,0 +1,1 @@
+"""Evidence of TPMs: quotes, proofs of attestation keys, Azure's HCL reports, clouds' certificates."""
