@@ -50,11 +50,13 @@ def check_revocation(
     root = chain.links[-1].subject
     if len(lists) > MAX_LISTS:
         refuse(f"there are more than {MAX_LISTS} revocation lists")
-    for index in range(1, len(chain.ders)):
-        of_issuer = _lists_of(chain, index, lists)
-        if any(chain.certificates[index - 1].serial_number in one.serials for one in of_issuer):
-            refuse(f"{chain.links[index - 1].subject} is revoked by {chain.links[index].subject}")
-    of_root = _lists_of(chain, len(chain.ders) - 1, lists)
+    top = len(chain.ders) - 1
+    of_root = _lists_of(chain, top, lists)
+    for index in range(top + 1):
+        issuer = min(index + 1, top)
+        of_issuer = of_root if issuer == top else _lists_of(chain, issuer, lists)
+        if any(chain.certificates[index].serial_number in one.serials for one in of_issuer):
+            refuse(f"{chain.links[index].subject} is revoked by {chain.links[issuer].subject}")
     if not of_root:
         refuse(f"no revocation list of {root} is at hand, which {source} publishes")
     ordered = sorted(of_root, key=lambda one: one.window.start, reverse=True)

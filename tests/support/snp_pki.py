@@ -123,6 +123,7 @@ class LeafWishes:
     start: int = NOW - 300 * DAY
     days: int = 2000
     issuer: str | None = None
+    key_name: str | None = None
     more: tuple[tuple[x509.ExtensionType, bool], ...] = ()
 
 
@@ -209,7 +210,7 @@ class SnpPki:
     def leaf(self, wishes: LeafWishes | None = None) -> Made:
         """A VCEK or VLEK."""
         wishes = wishes or LeafWishes(levels=levels_of(self.product))
-        key = _ec_key(f"{self.product} {wishes.kind.name}")
+        key = _ec_key(wishes.key_name or f"{self.product} {wishes.kind.name}")
         issuer = wishes.issuer or self.product.issuer_name(wishes.kind)
         builder = (
             x509.CertificateBuilder()
