@@ -182,7 +182,9 @@ class TpmPolicy:
     event_log: bool
     """Whether an event log that yields the quoted registers is demanded."""
     activation_secrets: Allowed
-    """Hex of the secrets in the verifier's own credentials; used with ``AkProof.CREDENTIAL``."""
+    """Activation values (``attestation.tpm.activation``): hashes of the secrets in the verifier's own
+    credentials with the keys they were for; used with ``AkProof.CREDENTIAL``, which ``any`` never satisfies.
+    """
     platform_ids: Allowed
     measurements: Measurements
 
