@@ -178,7 +178,7 @@ def _advisories(section: DcapPolicy) -> Iterator[Sentence]:
         yield _refuses(f"TCB levels with {_join(denied)} are refused in any case.")
 
 
-def _snp(section: SnpPolicy) -> Iterator[Sentence]:
+def _floors(section: SnpPolicy) -> Iterator[Sentence]:
     for product, floor in sorted(section.floors.items()):
         levels = [("boot loader", floor.boot_loader), ("TEE", floor.tee), ("SNP", floor.snp)]
         levels += [("microcode", floor.microcode), *([("FMC", floor.fmc)] if floor.fmc is not None else [])]
@@ -193,6 +193,10 @@ def _snp(section: SnpPolicy) -> Iterator[Sentence]:
         yield _warns(
             f"Keys of Milan chips can be taken by software: only chips that are listed pass ({count} are)."
         )
+
+
+def _snp(section: SnpPolicy) -> Iterator[Sentence]:
+    yield from _floors(section)
     yield _decides(f"Reports signed by a cloud's key (VLEK) are {'accepted' if section.vlek else 'refused'}.")
     if section.chip_ids.any:
         yield _decides(
