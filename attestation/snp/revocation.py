@@ -28,7 +28,7 @@ from attestation.x509_chain import (
     refuse,
 )
 
-MAX_LISTS = 16
+MAX_LISTS = 64
 """Most lists that are read."""
 
 

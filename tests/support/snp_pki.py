@@ -124,6 +124,7 @@ class LeafWishes:
     days: int = 2000
     issuer: str | None = None
     key_name: str | None = None
+    curve: ec.EllipticCurve = field(default_factory=ec.SECP384R1)
     more: tuple[tuple[x509.ExtensionType, bool], ...] = ()
 
 
@@ -133,8 +134,8 @@ def _rsa_key(_name: str) -> rsa.RSAPrivateKey:
 
 
 @cache
-def _ec_key(_name: str) -> ec.EllipticCurvePrivateKey:
-    return ec.generate_private_key(ec.SECP384R1())
+def _ec_key(_name: str, curve: str) -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP384R1() if curve == "secp384r1" else ec.SECP256R1())
 
 
 def _name(common_name: str) -> x509.Name:
@@ -210,7 +211,8 @@ class SnpPki:
     def leaf(self, wishes: LeafWishes | None = None) -> Made:
         """A VCEK or VLEK."""
         wishes = wishes or LeafWishes(levels=levels_of(self.product))
-        key = _ec_key(wishes.key_name or f"{self.product} {wishes.kind.name}")
+        plain = f"{self.product} {wishes.kind.name}"
+        key = _ec_key(wishes.key_name or plain, wishes.curve.name)
         issuer = wishes.issuer or self.product.issuer_name(wishes.kind)
         builder = (
             x509.CertificateBuilder()
@@ -293,7 +295,8 @@ def pki(product: Product) -> SnpPki:
 
 def report_bytes(wishes: Wishes, key: ec.EllipticCurvePrivateKey | None = None) -> bytes:
     """A signed report; ``key`` is that of the product's PKI unless another is given."""
-    return sign_report(unsigned_report(wishes), key or _ec_key(f"{wishes.product} {wishes.kind.name}"))
+    plain = _ec_key(f"{wishes.product} {wishes.kind.name}", "secp384r1")
+    return sign_report(unsigned_report(wishes), key or plain)
 
 
 def unsigned_report(wishes: Wishes) -> bytes:

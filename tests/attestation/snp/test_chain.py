@@ -151,7 +151,7 @@ LISTS = {
     "no list": (b"list", b"", GENOA.ask.der),
     "cut": (GENOA.crl()[:-1],),
     "with a byte more": (GENOA.crl() + b"\0",),
-    "many": tuple(GENOA.crl(number=number) for number in range(17)),
+    "many": tuple(GENOA.crl(number=number) for number in range(65)),
 }
 
 
