@@ -160,7 +160,7 @@ def make_device(*extensions: tuple[x509.ExtensionType, bool], **leaf: object) ->
     """A device whose first certificate has these extensions."""
     pki = gpu_pki()
     own = _issue("GH100 A01 GSP BROM", pki.provisioner, **_CA)
-    made = _issue("GH100 A01 GSP FMC LF", own, constraints=False, extensions=extensions, **leaf)
+    made = _issue("GH100 A01 GSP FMC LF", own, **{"constraints": False, "extensions": extensions, **leaf})
     return Device(leaf=made, chain=(made, own, pki.provisioner, pki.identity), root=pki.root)
 
 
