@@ -10,12 +10,15 @@ The module ships in the guest: standard library only.
 from __future__ import annotations
 
 import re
+from itertools import accumulate
 
 MAX_LEVELS = 64
 """Levels of lists and objects: more than any document here needs."""
 
-# A text is one token, also where it never ends: brackets in it do not count, and no byte is read twice.
-_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]', re.DOTALL)
+# A text is one match, also where it never ends: brackets in it do not count, and no byte is read twice.
+_TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_STEPS = [(byte in b"[{") - (byte in b"]}") for byte in range(256)]
 _MARKS = (b"[", b"{", b",", b'"', b"\\")
 
 MAX_MARKS = 100_000
@@ -24,15 +27,8 @@ MAX_MARKS = 100_000
 
 def nesting(data: bytes) -> int:
     """Levels of lists and objects in JSON of UTF-8: all that a parser enters, also in a broken document."""
-    depth = deepest = 0
-    for match in _TOKEN.finditer(data):
-        token = match[0]
-        if token in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif token in b"]}":
-            depth -= 1
-    return deepest
+    brackets = _TEXT.sub(b"", data).translate(None, _NO_BRACKETS)
+    return max(accumulate(map(_STEPS.__getitem__, brackets), initial=0))
 
 
 def json_text(data: bytes, *, levels: int = MAX_LEVELS, marks: int | None = None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -102,3 +103,12 @@ except KeyturnError as error:
         [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=False
     )
     assert done.stdout.startswith("refused"), (done.returncode, done.stderr[-500:])
+
+
+@given(st.text(alphabet='[]{}"\\a,\n', max_size=20))
+def test_nesting_is_that_of_reading_token_by_token(text: str) -> None:
+    depth = deepest = 0
+    for token in re.findall(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]', text, re.DOTALL):
+        depth += (token in "[{") - (token in "]}")
+        deepest = max(deepest, depth)
+    assert nesting(text.encode()) == deepest
