@@ -20,7 +20,9 @@ from measurements.dstack.json_documents import closed_object, integer, octets, p
 from measurements.dstack.runtime_events import BANK, EVENT_TYPE, ZERO, LogVersion, RuntimeEvent
 
 MAX_LOG = 8 << 20
-MAX_EVENTS = 4096
+MAX_EVENTS = 2048
+_MARKS = 32 * MAX_EVENTS
+"""More brackets, commas and quotes than the log's own form has."""
 REGISTERS = 4
 RUNTIME_REGISTER = 3
 _SIZE = 48
@@ -45,7 +47,7 @@ class LogEvent:
 
 def parse_event_log(data: bytes, *, subject: str = "event log") -> tuple[LogEvent, ...]:
     """Read a log; raises ``DstackFormatError`` for anything but the form above."""
-    entries = parse_document(data, subject=subject, limit=MAX_LOG)
+    entries = parse_document(data, subject=subject, limit=MAX_LOG, marks=_MARKS)
     if not isinstance(entries, list) or not 0 < len(entries) <= MAX_EVENTS:
         refuse(subject, f"is not a list of 1 to {MAX_EVENTS} events")
     return tuple(_event(entry, f"{subject}, event {number}") for number, entry in enumerate(entries))

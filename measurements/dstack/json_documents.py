@@ -18,12 +18,16 @@ MAX_DOCUMENT = 64 << 20
 _HEX = re.compile(r"(?:[0-9a-f]{2})*")
 
 
-def parse_document(data: bytes, *, subject: str, limit: int = MAX_DOCUMENT) -> object:
-    """Any JSON; raises ``DstackFormatError`` for broken text, a key twice, and numbers that are none."""
+def parse_document(
+    data: bytes, *, subject: str, limit: int = MAX_DOCUMENT, marks: int | None = None
+) -> object:
+    """Any JSON; raises ``DstackFormatError`` for broken text, a key twice, and numbers that are none.
+    ``marks`` bounds the items (``measurements.json_text``).
+    """
     if len(data) > limit:
         refuse(subject, f"has {len(data)} bytes, more than {limit}")
     try:
-        return json.loads(json_text(data), object_pairs_hook=_once, parse_constant=_no_constant)
+        return json.loads(json_text(data, marks=marks), object_pairs_hook=_once, parse_constant=_no_constant)
     except ValueError as error:
         refuse(subject, f"is not a JSON document: {error}")
 

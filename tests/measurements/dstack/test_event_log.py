@@ -97,8 +97,8 @@ def test_v2_events_carry_their_preimage() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda entries: entries.clear(), "not a list of 1 to 4096"),
-        (lambda entries: entries.extend(entries * 200), "not a list of 1 to 4096"),
+        (lambda entries: entries.clear(), "not a list of 1 to 2048"),
+        (lambda entries: entries.extend(entries * 80), "not a list of 1 to 2048"),
         (lambda entries: entries[3].pop("imr"), "event 3: key imr is missing"),
         (lambda entries: entries[3].update(extra=1), "event 3: key 'extra' is unknown"),
         (lambda entries: entries[3].update(imr=4), "event 3, imr: is not an integer from 0 to 3"),
