@@ -1,0 +1,84 @@
+"""What comes in files beside evidence: certificates, logs, evidence of GPUs, collateral, documents."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from attestation.collateral import Collateral
+from attestation.container import EvidenceContainer, GpuPart, Log, LogFormat
+from attestation.importers.snp_reports import with_tsm_files
+from attestation.importers.source import SideFile, SideFiles, refuse
+from attestation.x509_chain import load_certificate, load_pem_certificates
+
+_PEM = b"-----BEGIN"
+_LOGS = {
+    SideFile.TCG2_LOG: LogFormat.TCG2,
+    SideFile.CCEL_LOG: LogFormat.CCEL,
+    SideFile.DSTACK_LOG: LogFormat.DSTACK,
+}
+
+
+def with_side_files(container: EvidenceContainer, files: SideFiles) -> EvidenceContainer:
+    """The container with what the files add; nothing that is already in it is replaced."""
+    found = with_tsm_files(container, files)
+    added = tuple(
+        Log(format=kind, data=_log(files[name], kind)) for name, kind in _LOGS.items() if name in files
+    )
+    for log in added:
+        if any(other.format is log.format for other in container.logs):
+            refuse(f"has a {log.format.value} log already")
+    return replace(
+        found,
+        certificates=tuple(dict.fromkeys(found.certificates + _certificates(files))),
+        logs=found.logs + added,
+        gpus=found.gpus + _gpus(files),
+        collateral=found.collateral.joined(_collateral(files)),
+        app_manifest=_document(found.app_manifest, files, SideFile.APP_MANIFEST),
+        shape=_document(found.shape, files, SideFile.SHAPE),
+        reference=_document(found.reference, files, SideFile.REFERENCE),
+    )
+
+
+def read_certificates(data: bytes) -> tuple[bytes, ...]:
+    """DER of certificates in PEM, or of one in DER; raises ``KeyturnError``."""
+    if data.lstrip().startswith(_PEM):
+        return load_pem_certificates(data, what="certificates")
+    load_certificate(data, what="the certificate beside the evidence")
+    return (data,)
+
+
+def _certificates(files: SideFiles) -> tuple[bytes, ...]:
+    data = files.get(SideFile.CERTIFICATES)
+    return () if data is None else read_certificates(data)
+
+
+def _gpus(files: SideFiles) -> tuple[GpuPart, ...]:
+    data = files.get(SideFile.GPU)
+    if data is None:
+        return ()
+    from attestation.nvidia.evidence_files import read_gpu_evidence
+
+    return read_gpu_evidence(data, certificates=files.get(SideFile.GPU_CERTIFICATES))
+
+
+def _collateral(files: SideFiles) -> Collateral:
+    data = files.get(SideFile.COLLATERAL)
+    if data is None:
+        return Collateral()
+    from attestation.collateral_import import import_collateral
+
+    return import_collateral(data)
+
+
+def _log(data: bytes, kind: LogFormat) -> bytes:
+    if not data:
+        refuse(f"is empty, and should be a {kind.value} log", what="event log")
+    return data
+
+
+def _document(present: bytes | None, files: SideFiles, name: SideFile) -> bytes | None:
+    if name not in files:
+        return present
+    if present is not None:
+        refuse(f"has a {name.value} already")
+    return files[name]
