@@ -25,6 +25,7 @@ VERBS = {
     "verify": Verb("keyturn.verb_verify", "Check everything from the hardware's root to the chain."),
     "policy": Verb("keyturn.verb_policy", "Write, explain and name a verifier's policy."),
     "anchors": Verb("keyturn.verb_anchors", "List the root certificates that are trusted."),
+    "collateral": Verb("keyturn.verb_collateral", "Fetch, show and bundle what vendors publish."),
     "diff": Verb("keyturn.verb_diff", "Say what differs between two images."),
     "reproduce": Verb("keyturn.verb_diff", "Build an image again and compare."),
     "app": Verb("keyturn.verb_app", "Build apps: containers with a measured manifest."),
@@ -36,6 +37,7 @@ VERBS = {
     "sev": Verb("keyturn.verb_sev", "Read SEV reports and firmware, sign ID blocks."),
     "store": Verb("keyturn.verb_lock", "Keep the inputs of a lock for good."),
     "tpm": Verb("keyturn.verb_tpm", "Make software TPMs."),
+    "sim": Verb("keyturn.verb_sim", "Simulate trust domains, for development only."),
     "demo": Verb("keyturn.verb_demo", "Everything at once on this machine, and every refusal."),
 }
 
