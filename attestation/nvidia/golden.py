@@ -13,12 +13,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from attestation.nvidia.device import Architecture, Device
-from attestation.nvidia.rim import MAX_MANIFESTS, Manifest, load_manifest
+from attestation.nvidia.rim import MAX_MANIFESTS, Manifest, load_manifest, named_by
 from attestation.nvidia.spdm import Opaque, SpdmReport
 from attestation.nvidia.xml_signature import refuse
 from attestation.x509_chain import check_windows
 from measurements.errors import KeyturnError
 
+MAX_FITTING = 4
+"""Most manifests for one driver or VBIOS: each costs the verification of signed XML."""
 NVDEC_INDEX = 35
 NVDEC_ENABLED = 0xAA
 NVDEC_DISABLED = 0x55
@@ -57,14 +59,20 @@ def find_manifest(
     candidates = tuple(dict.fromkeys(manifests))
     if len(candidates) > MAX_MANIFESTS:
         refuse(f"is one of {len(candidates)}, more than {MAX_MANIFESTS}")
-    chip = device.chip.replace("_", "")
     problems: list[str] = []
-    fitting: list[Manifest] = []
+    wanted: list[bytes] = []
     for data in candidates:
         try:
+            if _is_for(data, version, device):
+                wanted.append(data)
+        except KeyturnError as error:
+            problems.append(f"{error.subject}: {error.reason}")
+    if len(wanted) > MAX_FITTING:
+        refuse(f"for {device.chip} {version} is one of {len(wanted)}, more than {MAX_FITTING}")
+    fitting: list[Manifest] = []
+    for data in wanted:
+        try:
             one = load_manifest(data, pool, roots)
-            if one.version.upper() != version.upper() or one.product.replace("_", "") != chip:
-                continue
             check_windows(one.chain.windows, now)
         except KeyturnError as error:
             problems.append(f"{error.subject}: {error.reason}")
@@ -74,6 +82,12 @@ def find_manifest(
         why = f" ({'; '.join(dict.fromkeys(problems))})" if problems else ""
         refuse(f"for {device.chip} {version} is not at hand or cannot be used{why}")
     return min(fitting, key=lambda one: len(_own_differences(report, one, skipped=frozenset())))
+
+
+def _is_for(data: bytes, version: str, device: Device) -> bool:
+    of_version, product = named_by(data)
+    same_chip = product.replace("_", "") == device.chip.replace("_", "")
+    return of_version.upper() == version.upper() and same_chip
 
 
 def shared_indices(manifests: Sequence[Manifest]) -> tuple[int, ...]:

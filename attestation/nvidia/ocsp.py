@@ -37,7 +37,9 @@ from measurements.errors import RefusedError
 
 MAX_ANSWER = 32 << 10
 MAX_ANSWERS = 64
-_MAX_CERTIFICATES = 4
+MAX_SPEAKING = 8
+"""Most answers for one certificate: each costs a signature or two."""
+_MAX_CERTIFICATES = 2
 _MAX_SINGLE = 16
 _SHA2 = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 _RESPONDER_CRITICAL = {
@@ -78,7 +80,11 @@ def check_revocation(chain: Chain, answers: Iterable[bytes], *, first: int, now:
 
 def _check_one(chain: Chain, place: int, pool: Sequence[bytes], now: int) -> tuple[Window, ...]:
     name = common_name(chain.certificates[place])
-    found = [one for answer in pool for one in _singles(answer, chain.ders, place) if one.window.start <= now]
+    speaking = [answer for answer in pool if _speaks(answer, chain.ders, place)]
+    if len(speaking) > MAX_SPEAKING:
+        _refuse(f"{len(speaking)} OCSP answers speak of certificate {name}, more than {MAX_SPEAKING}")
+    every = [one for answer in speaking for one in _singles(answer, chain.ders, place)]
+    found = [one for one in every if one.window.start <= now]
     if not found:
         _refuse(f"no valid OCSP answer for certificate {name} is at hand")
     newest = max(found, key=lambda one: (one.window.start, one.status is not ocsp.OCSPCertStatus.GOOD))
@@ -90,6 +96,16 @@ def _check_one(chain: Chain, place: int, pool: Sequence[bytes], now: int) -> tup
         _refuse(f"the OCSP responder does not know certificate {name}")
     check_windows((newest.window, *newest.responder), now)
     return (newest.window, *newest.responder)
+
+
+@lru_cache(maxsize=1024)
+def _speaks(answer: bytes, ders: tuple[bytes, ...], place: int) -> bool:
+    """Whether ``answer`` names the certificate at ``place``; costs no signature."""
+    response = _load(answer)
+    try:
+        return response is not None and next(_matching(response, ders, place), None) is not None
+    except MALFORMED:
+        return False
 
 
 @lru_cache(maxsize=512)

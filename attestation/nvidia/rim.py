@@ -31,6 +31,7 @@ from attestation.nvidia.xml_signature import (
     verified,
 )
 from attestation.x509_chain import Chain, build_chain, load_certificate
+from measurements.errors import KeyturnError
 
 MAX_MANIFESTS = 64
 MAX_ALTERNATIVES = 64
@@ -67,11 +68,30 @@ class Manifest:
 
 def load_manifest(data: bytes, pool: Iterable[bytes], roots: frozenset[bytes]) -> Manifest:
     """Read and verify one manifest, with missing issuers out of ``pool`` (DER); raises ``KeyturnError``."""
-    return _load_manifest(data, tuple(dict.fromkeys(pool)), roots)
+    found = _load_manifest(data, tuple(dict.fromkeys(pool)), roots)
+    if isinstance(found, KeyturnError):
+        raise found.with_traceback(None)
+    return found
+
+
+@lru_cache(maxsize=256)
+def named_by(data: bytes) -> tuple[str, str]:
+    """What a manifest says that it is for, version and product, with nothing verified: tells cheaply which
+    ones are worth it. Raises ``SignedXmlError``.
+    """
+    return _names(parse_signed_xml(data))
 
 
 @lru_cache(maxsize=64)
-def _load_manifest(data: bytes, pool: tuple[bytes, ...], roots: frozenset[bytes]) -> Manifest:
+def _load_manifest(data: bytes, pool: tuple[bytes, ...], roots: frozenset[bytes]) -> Manifest | KeyturnError:
+    """A refusal is kept, too: it costs as much."""
+    try:
+        return _verified_manifest(data, pool, roots)
+    except KeyturnError as error:
+        return error
+
+
+def _verified_manifest(data: bytes, pool: tuple[bytes, ...], roots: frozenset[bytes]) -> Manifest:
     root = parse_signed_xml(data)
     certificates = signing_certificates(root)
     chain = build_chain(
@@ -83,7 +103,7 @@ def _load_manifest(data: bytes, pool: tuple[bytes, ...], roots: frozenset[bytes]
     return _read(signed, chain)
 
 
-def _read(root: Any, chain: Chain) -> Manifest:
+def _names(root: Any) -> tuple[str, str]:
     children = [one.tag for one in root if one.tag != f"{DSIG}Signature"]
     if root.tag != f"{_SWID}SoftwareIdentity" or children != [
         f"{_SWID}Entity",
@@ -91,13 +111,17 @@ def _read(root: Any, chain: Chain) -> Manifest:
         f"{_SWID}Payload",
     ]:
         refuse("is no SWID tag of entity, meta data and payload")
-    meta, payload = root[1], root[2]
-    version, product, tag = meta.get("colloquialVersion"), meta.get("product"), root.get("tagId")
-    if not version or not product or not tag or len(root[0]) or len(meta):
+    version, product = root[1].get("colloquialVersion"), root[1].get("product")
+    if not version or not product or not root.get("tagId") or len(root[0]) or len(root[1]):
         refuse("does not name its version, product and tag")
+    return version, product
+
+
+def _read(root: Any, chain: Chain) -> Manifest:
+    version, product = _names(root)
     golden: dict[int, Golden] = {}
     seen: set[int] = set()
-    for resource in payload:
+    for resource in root[2]:
         one, active = _golden(resource)
         if one.index in seen:
             refuse(f"has two measurements of index {one.index}")
@@ -106,7 +130,7 @@ def _read(root: Any, chain: Chain) -> Manifest:
             golden[one.index] = one
     if not golden:
         refuse("has no active measurement")
-    return Manifest(version=version, product=product, tag_id=tag, golden=golden, chain=chain)
+    return Manifest(version=version, product=product, tag_id=root.get("tagId"), golden=golden, chain=chain)
 
 
 def _golden(resource: Any) -> tuple[Golden, bool]:

@@ -46,7 +46,7 @@ from attestation.collateral import Collateral
 from attestation.container import EvidenceContainer, GpuPart
 from attestation.nvidia.binding import binds
 from attestation.nvidia.device import Device
-from attestation.nvidia.device_checks import CHECKS, DeviceOutcome, Inputs, verify_device
+from attestation.nvidia.device_checks import DeviceOutcome, Inputs, verify_device
 from attestation.nvidia.spdm import NONCE_SIZE
 from attestation.platform_verification import (
     ChainLink,
@@ -230,6 +230,3 @@ def _links(outcome: DeviceOutcome) -> Sequence[ChainLink]:
 
 def _once(windows: Sequence[Window]) -> tuple[Window, ...]:
     return tuple(dict.fromkeys(windows))
-
-
-__all__ = ["CHECKS", "SET_CHECKS", "verify_gpus"]

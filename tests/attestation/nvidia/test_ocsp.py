@@ -14,7 +14,7 @@ from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from attestation.nvidia.device import load_device
-from attestation.nvidia.ocsp import MAX_ANSWERS, RevocationError, check_revocation
+from attestation.nvidia.ocsp import MAX_ANSWERS, MAX_SPEAKING, RevocationError, check_revocation
 from attestation.x509_chain import CertificateError, Chain
 from tests.attestation.nvidia.cases import Case, good_collateral
 from tests.support.certificates import Issued
@@ -180,3 +180,11 @@ def test_every_flipped_byte_of_an_answer_takes_it_away() -> None:
         changed[place] ^= 0x41
         with pytest.raises((RevocationError, CertificateError)):
             check((bytes(changed), *rest))
+
+
+def test_a_flood_of_answers_for_one_certificate_is_refused_unverified() -> None:
+    flood = [answer_for(1, Answer(start=NOW - 60 - at))[0] for at in range(MAX_SPEAKING + 1)]
+    rest = answers(gpu())[1:3]
+    check((*flood[1:], *rest))
+    with pytest.raises(RevocationError, match="speak of certificate"):
+        check((*flood, *rest))

@@ -9,7 +9,7 @@ import pytest
 
 from attestation.anchors import vendor_anchors
 from attestation.nvidia.device import Architecture
-from attestation.nvidia.golden import differences
+from attestation.nvidia.golden import MAX_FITTING, differences
 from attestation.nvidia.rim import Manifest, load_manifest
 from attestation.nvidia.spdm import parse_report
 from attestation.nvidia.xml_signature import MAX_DOCUMENT, SignedXmlError
@@ -219,3 +219,14 @@ def test_certificates_out_of_order_or_unused_are_refused() -> None:
 def test_what_is_no_manifest_is_refused(data: bytes) -> None:
     with pytest.raises(SignedXmlError):
         load(data)
+
+
+def test_a_flood_of_manifests_for_one_driver_is_refused_unverified() -> None:
+    """Forged with the real certificates: each would cost the verification of its signature."""
+    forged = [good().replace(b'revision="r1"', b'revision="r%d"' % (at + 2)) for at in range(MAX_FITTING)]
+    few = replace(good_collateral(), rims=(*manifests(), *forged[1:]))
+    assert Case(collateral=few).failed() == {}
+    many = replace(good_collateral(), rims=(*manifests(), *forged))
+    failed = Case(collateral=many).failed()
+    assert set(failed) == {"gpu0-driver-manifest"}
+    assert f"more than {MAX_FITTING}" in failed["gpu0-driver-manifest"].reason
