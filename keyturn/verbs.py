@@ -25,6 +25,7 @@ VERBS = {
     "verify": Verb("keyturn.verb_verify", "Check everything from the hardware's root to the chain."),
     "policy": Verb("keyturn.verb_policy", "Write, explain and name a verifier's policy."),
     "anchors": Verb("keyturn.verb_anchors", "List the root certificates that are trusted."),
+    "evidence": Verb("keyturn.verb_evidence", "Import evidence of any source, and look into it."),
     "collateral": Verb("keyturn.verb_collateral", "Fetch, show and bundle what vendors publish."),
     "diff": Verb("keyturn.verb_diff", "Say what differs between two images."),
     "reproduce": Verb("keyturn.verb_diff", "Build an image again and compare."),

@@ -129,8 +129,8 @@ def items(value: object, most: int, read: Callable[[object, str], _Item], *, wha
 
 
 def decodings(data: bytes) -> tuple[bytes, ...]:
-    """What text may stand for: itself, and the bytes if it is hex (with or without ``0x``) or base64, with blanks
-    around and inside.
+    """What text may stand for: itself, and the bytes if it is hex (with or without ``0x``) or base64, with
+    blanks around and inside.
     """
     found = [data]
     squeezed = data.translate(None, _BLANKS)
