@@ -69,7 +69,7 @@ class SimPki:
             fingerprint=hashlib.sha256(self.root).digest(),
             subject=x509.load_der_x509_certificate(self.root).subject.rfc4514_string(),
             source=ORGANISATION,
-            date=iso_time(self.plan.windows[Part.ROOT].start)[:10],
+            date=iso_time(self.plan.windows[Part.TCB_INFO].start)[:10],
         )
 
     def collateral(self) -> Collateral:
