@@ -71,7 +71,7 @@ def test_a_debug_quote_says_so() -> None:
 @pytest.mark.parametrize("version", [4, 5])
 @pytest.mark.parametrize("kind", list(BodyType))
 def test_every_field_has_its_place(version: int, kind: BodyType) -> None:
-    if version == 4 and kind is BodyType.TDX_1_5:
+    if version == 4:
         kind = BodyType.TDX_1_0
     quote = parse_quote(synthetic(version, kind, tail=bytes(100)))
     body = quote.body
@@ -96,6 +96,18 @@ def test_every_field_has_its_place(version: int, kind: BodyType) -> None:
             assert value is None
         else:
             assert value[0] == place & 0xFF
+    if kind is BodyType.TDX_1_5_EXTENDED:
+        assert body.extension is not None
+        assert body.extension.vm_index == 648 & 0xFF
+        assert body.extension.td_id[0] == 649 & 0xFF
+        assert body.extension.device_info[0] == 681 & 0xFF
+        assert body.extension.initial_service_td_hash[0] == 729 & 0xFF
+        assert body.extension.initial_service_td_attributes[0] == 777 & 0xFF
+        assert body.extension.initial_cpu_svn[0] == 785 & 0xFF
+        assert body.extension.initial_tee_tcb_svn[0] == 801 & 0xFF
+        assert body.extension.initial_fmspc[0] == 817 & 0xFF
+        assert body.extension.service_td_hash[0] == 829 & 0xFF
+        assert body.extension.service_td_attributes[0] == 877 & 0xFF
     assert [value[0] for value in body.rtmrs] == [place & 0xFF for place in (328, 376, 424, 472)]
     assert body.registers()["rtmr2"] == body.rtmrs[2]
     assert quote.signature_data == b"signed!"
@@ -115,7 +127,8 @@ REFUSED = {
     "larger than": bytes(70_000),
     "before the type of its body": synthetic(5)[:50],
     "body of type 1 ": synthetic(5)[:48] + b"\x01" + synthetic(5)[49:],
-    "body of type 4 ": synthetic(5)[:48] + b"\x04" + synthetic(5)[49:],
+    "body of type 5 ": synthetic(5)[:48] + b"\x05" + synthetic(5)[49:],
+    "885 expected": synthetic(5)[:48] + b"\x04" + synthetic(5)[49:],
     "body of 648 bytes": synthetic(5)[:50] + b"\x88\x02" + synthetic(5)[52:],
 }
 
