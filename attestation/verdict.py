@@ -131,6 +131,14 @@ class CheckList:
             advice=advice,
         )
 
+    def replay(self, verdict: Verdict) -> None:
+        """Checks that were made before and kept, in their order; a failure that comes last ends the list, as
+        it ended theirs.
+        """
+        self._checks.extend(verdict.checks)
+        if verdict.checks and not verdict.checks[-1].passed:
+            raise CheckFailedError(verdict.checks[-1].name)
+
     @contextmanager
     def step(self, name: str, *, expected: str) -> Iterator[None]:
         """One check that passes unless the block raises an error of ours."""
