@@ -134,8 +134,11 @@ def _rsa_key(_name: str) -> rsa.RSAPrivateKey:
 
 
 @cache
-def _ec_key(_name: str, curve: str) -> ec.EllipticCurvePrivateKey:
-    return ec.generate_private_key(ec.SECP384R1() if curve == "secp384r1" else ec.SECP256R1())
+def _ec_key(name: str, curve: str) -> ec.EllipticCurvePrivateKey:
+    """The same in each process, so that reports are too."""
+    chosen = ec.SECP384R1() if curve == "secp384r1" else ec.SECP256R1()
+    number = int.from_bytes(hashlib.sha512(f"tests {name}".encode()).digest())
+    return ec.derive_private_key(number % (chosen.group_order - 1) + 1, chosen)
 
 
 def _name(common_name: str) -> x509.Name:
@@ -342,6 +345,6 @@ def unsigned_report(wishes: Wishes) -> bytes:
 
 def sign_report(report: bytes, key: ec.EllipticCurvePrivateKey) -> bytes:
     """``report`` with a new signature."""
-    signature = key.sign(report[:SIGNED_SIZE], ec.ECDSA(hashes.SHA384()))
+    signature = key.sign(report[:SIGNED_SIZE], ec.ECDSA(hashes.SHA384(), deterministic_signing=True))
     numbers = b"".join(one.to_bytes(72, "little") for one in decode_dss_signature(signature))
     return report[:SIGNED_SIZE] + numbers.ljust(512, b"\0")
