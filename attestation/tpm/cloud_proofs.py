@@ -7,7 +7,7 @@ guest itself chooses report data. So the TEE report must be that of a known para
 =======================  =================================================================================
 ``hcl-form``             the report is well formed (``attestation.tpm.hcl_report``)
 ``hcl-tee-report``       the TEE report in it is the machine's own, which was verified (SEV-SNP: the same
-                         bytes, VMPL 0; TDX: report data, MRTD and RTMRs of the quote)
+                         bytes, VMPL 0; TDX: all that the quote says, ``attestation.tpm.td_report``)
 ``hcl-report-data``      its report data is the hash of the run-time data
 ``hcl-paravisor``        the policy pins the TEE's measurements or id keys, or the cloud certified the AK too
 ``hcl-key``              the AK is the run-time data's ``HCLAkPub``
@@ -30,6 +30,7 @@ measured, answered this request.
 from __future__ import annotations
 
 import hashlib
+from typing import NoReturn
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -39,12 +40,14 @@ from attestation.nitro.verify import check_debug
 from attestation.platform_verification import PlatformFacts
 from attestation.policy import AkProof
 from attestation.tpm.context import Context, ProofFindings, SignedQuote
-from attestation.tpm.hcl_report import HclReport, HclReportType, parse_hcl_report
+from attestation.tpm.hcl_report import HclReport, HclReportError, HclReportType, parse_hcl_report
+from attestation.tpm.td_report import check_same_domain
 from attestation.tpm_signature import public_key
 from attestation.tpm_structures import RsaParameters
 from attestation.verdict import CheckList
 from measurements.nitro.document import NitroDocument, NitroModule
 from measurements.sev.report import parse_report
+from measurements.tdx.quote import parse_quote
 
 HCL_CHECKS = ("hcl-form", "hcl-tee-report", "hcl-report-data", "hcl-paravisor", "hcl-key")
 NITRO_CHECKS = (*DOCUMENT_CHECKS, "document-nitrotpm", "debug", "document-key", "document-registers")
@@ -62,7 +65,8 @@ def check_hcl(checks: CheckList, context: Context, signed: SignedQuote) -> Proof
     assert data is not None  # only then this proof is present
     with checks.step("hcl-form", expected="an HCL report"):
         report = parse_hcl_report(data)
-    _check_tee_report(checks, context, report)
+    with checks.step("hcl-tee-report", expected=f"the machine's verified {report.kind.name} report"):
+        _check_same_report(context, report)
     assert tee is not None  # the check above has ended otherwise
     checks.equal(
         "hcl-report-data",
@@ -87,26 +91,23 @@ def check_hcl(checks: CheckList, context: Context, signed: SignedQuote) -> Proof
     return ProofFindings(platform_id=_key_id(signed), details={"hcl_version": str(report.version), **names})
 
 
-def _check_tee_report(checks: CheckList, context: Context, report: HclReport) -> None:
-    tee = context.tee
-    fits = tee is not None and tee.platform in _PLATFORMS[report.kind] and _same(context, tee, report)
-    checks.require(
-        "hcl-tee-report",
-        fits,
-        expected=f"the machine's verified {report.kind.name} report",
-        found="none that was verified" if tee is None else "as expected" if fits else "another report",
-        reason="the HCL report holds another TEE report than the one that was verified",
-        advice="give the machine's own TEE report as well; see why it failed, if it did",
-    )
+def _check_same_report(context: Context, report: HclReport) -> None:
+    tee, own = context.tee, context.evidence.report
+    if tee is None or tee.platform not in _PLATFORMS[report.kind]:
+        _refuse(f"no {report.kind.name} report of this machine was verified")
+    if report.kind is HclReportType.TDX:
+        check_same_domain(report.tee_report, parse_quote(own).body)
+        return
+    if report.tee_report != own:
+        _refuse("it holds another report than the machine's own")
+    # From VMPL 1 up the guest's own software asks for reports, with data of its choice.
+    if parse_report(own).vmpl != 0:
+        _refuse("the report was made for software above the paravisor")
 
 
-def _same(context: Context, tee: PlatformFacts, report: HclReport) -> bool:
-    if report.kind is HclReportType.SNP:
-        # From VMPL 1 up the guest's own software asks for reports, with data of its choice.
-        return report.tee_report == context.evidence.report and parse_report(report.tee_report).vmpl == 0
-    claimed = report.td_registers()
-    return report.td_report_data == tee.report_data and all(
-        tee.registers.get(name) == value for name, value in claimed.items()
+def _refuse(reason: str) -> NoReturn:
+    raise HclReportError(
+        reason, subject="HCL report", advice="give the machine's own TEE report; see why it failed, if it did"
     )
 
 

@@ -6,7 +6,7 @@ The paravisor (HCL) keeps it in the vTPM's NV index 0x01400001. Layout (little e
 
     32 bytes    header: "HCLA" | u32 version 1 or 2 | u32 size of all that follows up to the padding, with
                 the header | u32 request type 2 | u32 status 0 | 12 bytes 0
-    1184 bytes  TEE report: of SEV-SNP, or a TDREPORT of 1024 bytes and 160 zeros
+    1184 bytes  TEE report: of SEV-SNP, or a TDREPORT (``attestation.tpm.td_report``) and 160 zeros
     20 bytes    request data: u32 size, with these 20 bytes | u32 version 1 | u32 report type (2: SEV-SNP,
                 4: TDX) | u32 hash type 1 (SHA-256) | u32 size of the run-time data
     n bytes     run-time data: JSON
@@ -46,9 +46,6 @@ _REQUEST_AT = _HEADER.size + SNP_REPORT_SIZE
 _DATA_AT = _REQUEST_AT + _REQUEST.size
 _SHA256 = 1
 _MAX_MODULUS = 1024
-_TD_REPORT_DATA = slice(128, 192)
-_TD_INFO = 512
-_TD_REGISTERS = {"mrtd": 16, "rtmr0": 208, "rtmr1": 256, "rtmr2": 304, "rtmr3": 352}
 
 
 class HclReportError(FormatError):
@@ -89,17 +86,6 @@ class HclReport:
         standard one is confirmed by the name in each quote.
         """
         return standard_ak_public(rsa.RSAPublicNumbers(self.exponent, int.from_bytes(self.modulus, "big")))
-
-    @property
-    def td_report_data(self) -> bytes:
-        """Report data of the TDREPORT (Intel TDX Module ABI, REPORTMACSTRUCT): a claim without its quote."""
-        return self.tee_report[_TD_REPORT_DATA]
-
-    def td_registers(self) -> Mapping[str, bytes]:
-        """MRTD and RTMRs of the TDREPORT (TDINFO_STRUCT); a claim as well."""
-        return {
-            name: self.tee_report[_TD_INFO + at : _TD_INFO + at + 48] for name, at in _TD_REGISTERS.items()
-        }
 
 
 @lru_cache(maxsize=64)

@@ -158,13 +158,25 @@ def software_tpm_keys() -> Iterator[SoftwareTpmKeys]:
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
             try:
                 _await(socket, server)
-                esapi = tpm2_pytss.ESAPI(f"swtpm:path={socket}")
+                esapi = _open(tpm2_pytss, socket)
                 try:
                     yield SoftwareTpmKeys(esapi, state / "ca")
                 finally:
                     esapi.close()
             finally:
                 server.terminate()
+
+
+def _open(tpm2_pytss: Any, socket: Path) -> Any:
+    """The path is there a moment before swtpm listens on it."""
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            return tpm2_pytss.ESAPI(f"swtpm:path={socket}")
+        except tpm2_pytss.TSS2_Exception:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def _await(socket: Path, server: subprocess.Popen[bytes]) -> None:

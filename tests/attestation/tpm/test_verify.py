@@ -20,11 +20,13 @@ from tests.support.paper_tpm import (
     RESTRICTED_SIGNING,
     VALID_FROM,
     VALID_TO,
+    Authority,
     PaperTpm,
     attest,
 )
 from tests.support.policies import ANY, NONE, only, permissive_policy
 from tests.support.tpm_containers import (
+    CA_USAGE,
     REGISTERS,
     REPORT_DATA,
     SECRET,
@@ -215,8 +217,9 @@ def test_revocation_lists_count_where_they_are_given() -> None:
         ([mine.revocation_list(serial, number=2), mine.revocation_list(number=1)], False),
         ([mine.revocation_list(number=3), mine.revocation_list(serial, number=2)], True),
         ([mine.revocation_list(days=old)], False),
-        ([machine(1).revocation_list(serial)], True),
-        ([b"no list", bytes(10)], True),
+        ([machine(1).revocation_list(serial, of=Authority("another", usage=CA_USAGE))], True),
+        ([machine(1).revocation_list(of=Authority("paper issuer", usage=CA_USAGE))], False),
+        ([b"no list"], False),
         ([bytes([one]) for one in range(65)], False),
     ]
     for lists, passes in cases:
