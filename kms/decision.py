@@ -6,11 +6,12 @@ The order is that of the functions here, called one after the other by ``kms.rel
     check_evidence                    the verdict on the evidence; what it says agrees with the request
     kms.chain_view                    the head, and every word of the policy
     check_policy                      registry, KMS, platform root, reference, image, app, app hash, device
+    check_rule                        the policy that the app names as its TCB rule, if it names one
     decide_instance                   whether the instance's disk may be formatted
 
 An entry of the policy must hold both at the finalized block's time and now, where "now" is never before that
 block: a clock that is set back helps nobody. Codes of entries are ``<entry>-not-allowed``, ``-revoked``,
-``-not-yet-valid`` and ``-expired``.
+``-not-yet-valid`` and ``-expired``; those of a rule's checks are ``tcb-rule-<check>``.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from attestation.tpm_evidence import TpmFacts, TpmVerification
+from attestation.tpm_policy import check_tpm_policy
 from contracts.layout import Entry
 from kms.chain_view import ChainView, PolicyQuery
 from kms.journal import ConfirmedInstance
 from kms.messages import KeysRequest, listed_keys
 from kms.refusal import RefusalCode, RefusalError
 from kms.root_key import Identity
+from kms.rules import Rules
 from measurements.app_manifest import AppManifest, ProviderMode, parse_manifest
 from measurements.errors import KeyturnError
 from measurements.runtime_events import KmsProvider
@@ -137,12 +140,35 @@ def check_policy(established: Established, view: ChainView, identity: Identity, 
     _check_entry(EntryName.APP_HASH, view.app_hash, facts.release.app_hash, times)
     if not state.any_device:
         _check_entry(EntryName.DEVICE, view.device, facts.ek.platform_id, times)
-    if view.tcb_rule is not None:
+
+
+def check_rule(
+    established: Established, view: ChainView, request: KeysRequest, rules: Rules, *, report_data: bytes
+) -> None:
+    """Raises ``RefusalError`` unless the app names no TCB rule, or one that allows the evidence.
+
+    ``report_data`` (64 bytes) is what the quote binds. The refusal says each check that failed, what the
+    evidence has and what the rule needs.
+    """
+    if view.tcb_rule is None:
+        return
+    policy = rules.get(view.tcb_rule)
+    if policy is None:
         raise _refusal(
             RefusalCode.TCB_RULE,
             f"the app asks for TCB rule {view.tcb_rule.hex()}, which this KMS does not know",
-            advice="remove the rule, or use a KMS that knows it",
+            advice="give the KMS the policy with this digest, or ask a KMS that has it",
         )
+    verdict = check_tpm_policy(policy, established.facts, pcrs=request.evidence.pcrs, report_data=report_data)
+    if verdict.passed:
+        return
+    failures = [check for check in verdict.checks if not check.passed]
+    raise RefusalError(
+        f"{RefusalCode.TCB_RULE}-{failures[0].name}",
+        "; ".join(f"{one.name}: {one.reason} (have {one.found}, need {one.expected})" for one in failures),
+        subject=f"TCB rule {policy.name}",
+        advice=failures[0].advice,
+    )
 
 
 def decide_instance(request: KeysRequest, *, epoch: int, confirmed: ConfirmedInstance | None) -> bool:

@@ -10,6 +10,8 @@
                                intermediates; which roots count is decided on chain
 ``KEYTURN_LISTEN``             ``address:port``
 ``KEYTURN_DATA``               folder of the journal
+``KEYTURN_POLICIES``           may be absent: policies that apps name as TCB rules, canonical documents in
+                               base64, separated by commas; which one counts is decided on chain
 =============================  ===========================================================================
 
 In its guest the root key comes from the agent's socket. With ``--development`` it is a file in the data
@@ -37,6 +39,7 @@ from kms.journal import Journal
 from kms.release import Kms, TrustAnchors
 from kms.root_key import ChainPin, RootKey, new_root
 from kms.rpc import RpcNode
+from kms.rules import Rules, read_rules
 from kms.service import IdentityProof, create_app
 from kms.strict_json import Fields
 from measurements.errors import KeyturnError
@@ -45,6 +48,8 @@ DEVELOPMENT_ROOT_FILE = "development-root.key"
 JOURNAL_FILE = "journal.sqlite"
 MARKER = "DEVELOPMENT KMS: its root key is a file on this host; nothing it releases is protected"
 _LARGEST_URL = 2048
+_LARGEST_RULES = 1 << 17
+"""Linux gives a program no longer text in its environment."""
 
 
 class SettingsError(KeyturnError):
@@ -60,13 +65,14 @@ class Settings:
     pins: ChainPins
     rpc_url: str
     anchors: TrustAnchors
+    rules: Rules
     address: str
     port: int
     data: Path
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
-    """The settings in ``environment``; every one is needed. Raises ``SettingsError``."""
+    """The settings in ``environment``; all but ``KEYTURN_POLICIES`` are needed. Raises ``SettingsError``."""
     try:
         return _read_settings(Fields(dict(environment), subject="environment"))
     except SettingsError:
@@ -101,6 +107,7 @@ def open_kms(settings: Settings, *, root: bytes, development: bool) -> Kms:
         journal=Journal(settings.data / JOURNAL_FILE, key),
         anchors=settings.anchors,
         clock=lambda: int(time.time()),
+        rules=settings.rules,
     )
 
 
@@ -166,10 +173,17 @@ def _read_settings(fields: Fields) -> Settings:
         pins=pins,
         rpc_url=fields.text("KEYTURN_RPC_URL", longest=_LARGEST_URL),
         anchors=read_anchors(fields.text("KEYTURN_EK_CERTIFICATES", longest=1 << 20)),
+        rules=_read_rules(fields),
         address=address,
         port=int(port),
         data=data,
     )
+
+
+def _read_rules(fields: Fields) -> Rules:
+    """The rules; without any the KMS knows none, and refuses apps that name one."""
+    name = "KEYTURN_POLICIES"
+    return read_rules(fields.text(name, longest=_LARGEST_RULES)) if name in fields.document else {}
 
 
 def read_anchors(text: str) -> TrustAnchors:

@@ -6,6 +6,8 @@ entries must hold at the block's time and at the time of the receipt.
 
 from __future__ import annotations
 
+from attestation.policy import Policy
+from attestation.policy_document import policy_digest
 from attestation.verdict import CheckList
 from contracts import layout
 from contracts.layout import NEVER, Entry
@@ -70,10 +72,17 @@ def receipt_query(receipt: Receipt) -> PolicyQuery:
 
 
 def check_policy_tree(
-    checks: CheckList, receipt: Receipt, chain: ChainPart, pins: ChainPins, *, signer: bytes
+    checks: CheckList,
+    receipt: Receipt,
+    chain: ChainPart,
+    pins: ChainPins,
+    *,
+    signer: bytes,
+    rule: Policy | None = None,
 ) -> ChainView:
     """Make ``POLICY_CHECKS`` and return what was proven; ``signer`` is the address (20 bytes) of the KMS's
-    second key. Raises ``CheckFailedError`` at the first that fails.
+    second key, ``rule`` the policy that the app has to name as its TCB rule; without it, it may name none.
+    Raises ``CheckFailedError`` at the first that fails.
     """
     position = receipt.outcome.chain
     assert position is not None  # every release has it
@@ -83,6 +92,8 @@ def check_policy_tree(
     times = (view.head.time, max(receipt.time, view.head.time))
     _check_registry(checks, receipt, view, times, signer)
     _check_app(checks, receipt, view, times)
+    _check_rule(checks, view, rule)
+    _check_epoch(checks, receipt, view)
     return view
 
 
@@ -213,14 +224,22 @@ def _check_app(checks: CheckList, receipt: Receipt, view: ChainView, times: tupl
         checks.require("policy-device", True, expected=text, found=text, reason="", advice="")
     else:
         _check_entry(checks, EntryName.DEVICE, view.device, query.platform_id, times)
+
+
+def _check_rule(checks: CheckList, view: ChainView, rule: Policy | None) -> None:
+    expected = None if rule is None else policy_digest(rule)
     checks.require(
         "policy-tcb-rule",
-        view.tcb_rule is None,
-        expected="no rule",
+        view.tcb_rule == expected,
+        expected="no rule" if expected is None else expected.hex(),
         found="no rule" if view.tcb_rule is None else view.tcb_rule.hex(),
-        reason="the app asks for a TCB rule that this version does not know",
-        advice="verify with a version that knows it",
+        reason="the app names another TCB rule than the policy that is given, or none is given",
+        advice="give the policy whose digest the app names: keyturn policy digest FILE",
     )
+
+
+def _check_epoch(checks: CheckList, receipt: Receipt, view: ChainView) -> None:
+    state = view.app_state
     epochs = sorted({key.epoch for key in receipt.outcome.keys} | {state.epoch})
     checks.require(
         "policy-epoch",

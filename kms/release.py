@@ -20,7 +20,7 @@ from attestation.tpm_evidence import Expectations, LogPart, verify_tpm_evidence
 from kms.chain_reader import read_head, read_view
 from kms.chain_view import ChainPins, ChainView
 from kms.challenge import check_challenge, make_challenge
-from kms.decision import Established, check_evidence, check_policy, decide_instance
+from kms.decision import Established, check_evidence, check_policy, check_rule, decide_instance
 from kms.derivation import DerivedKey
 from kms.journal import Journal, Recorded
 from kms.messages import (
@@ -35,6 +35,7 @@ from kms.receipt import Decision, Outcome, Reason, ReceiptKey, Subject, key_json
 from kms.refusal import RefusalCode, RefusalError
 from kms.root_key import RootKey
 from kms.rpc import Node
+from kms.rules import Rules
 from kms.strict_json import canonical_json, fail
 from measurements.app_manifest import KeyKind, KeyScope
 
@@ -80,7 +81,7 @@ class _Progress:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kms:
-    """One KMS. ``clock`` gives seconds since 1970."""
+    """One KMS. ``clock`` gives seconds since 1970; ``rules`` are the TCB rules that it knows."""
 
     root: RootKey
     pins: ChainPins
@@ -88,6 +89,7 @@ class Kms:
     journal: Journal
     anchors: TrustAnchors
     clock: Callable[[], int]
+    rules: Rules = field(default_factory=dict)
     confirm_master: bytes = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -151,6 +153,7 @@ class Kms:
         query = established.query(self.root.identity.kms_id)
         progress.view = read_view(self.node, head, pins=self.pins, query=query)
         check_policy(established, progress.view, self.root.identity, now=now)
+        check_rule(established, progress.view, request, self.rules, report_data=progress.report_data)
 
     def _issue(self, request: KeysRequest, progress: _Progress, *, now: int) -> Issued:
         established, view = progress.established, progress.view

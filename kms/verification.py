@@ -2,7 +2,8 @@
 
 parts → hardware root → firmware → kernel → root → app → KMS receipt → anchored batch → policy at block N.
 Where the bundle has them, the service that answers now (``kms.service_tree``) comes before the release's
-evidence, and the KMS (``kms.node_tree``) after the policy.
+evidence, and the KMS (``kms.node_tree``) after the policy. With a policy for the app's TCB rule, what it says
+of the evidence (``attestation.tpm_policy``) comes last.
 
 A pure function of bundle, trust anchors and clock. The evidence is held against the report data that the KMS
 signed, at the time of the receipt; the policy against the block that the receipt names. Names and order of
@@ -18,7 +19,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from attestation.evidence import encode_evidence
 from attestation.evidence_tree import (
@@ -30,7 +31,9 @@ from attestation.evidence_tree import (
     evidence_groups,
     verify_evidence_tree,
 )
+from attestation.policy import Policy
 from attestation.tpm_evidence import LogPart
+from attestation.tpm_policy import RULE_CHECKS, check_tpm_policy
 from attestation.verdict import CheckFailedError, CheckList, Verdict
 from attestation.verdict_tree import Group, Tree, group_of
 from kms.anchor_proof import ANCHOR_CHECKS, check_anchor
@@ -77,7 +80,8 @@ class VerifierAnchors:
     """What the user trusts: DER certificates, chain and contracts, the KMS (32 bytes), the app (20 bytes).
 
     ``development`` accepts development images and a development KMS. ``nonce`` (32 bytes) is the one that a
-    service must have answered; None accepts a proof that was kept, with its own.
+    service must have answered; None accepts a proof that was kept, with its own. ``rule`` is the policy that
+    the app has to name as its TCB rule; None accepts only an app without one.
     """
 
     roots: Sequence[bytes]
@@ -87,6 +91,7 @@ class VerifierAnchors:
     app_id: bytes
     development: bool = False
     nonce: bytes | None = None
+    rule: Policy | None = None
 
 
 def verify_bundle(bundle: Bundle, anchors: VerifierAnchors, *, now: int) -> Tree:
@@ -103,7 +108,9 @@ def verify_bundle(bundle: Bundle, anchors: VerifierAnchors, *, now: int) -> Tree
     view = None
     if receipt is not None and parts.chain is not None and parts.kms is not None:
         with suppress(CheckFailedError):
-            view = check_policy_tree(policy, receipt, parts.chain, anchors.pins, signer=parts.kms.address)
+            view = check_policy_tree(
+                policy, receipt, parts.chain, anchors.pins, signer=parts.kms.address, rule=anchors.rule
+            )
     made = (*core.verdict().checks, *agreement.verdict().checks, *batch.verdict().checks)
     return Tree(
         groups=(
@@ -114,6 +121,7 @@ def verify_bundle(bundle: Bundle, anchors: VerifierAnchors, *, now: int) -> Tree
             group_of("anchor", "anchored on chain", ANCHOR_CHECKS, anchored.verdict()),
             _policy_group(receipt, policy.verdict()),
             *_node(bundle, receipt, view, anchors),
+            *_rule(receipt, parts, evidence.facts, anchors),
         )
     )
 
@@ -153,6 +161,24 @@ def _node(
         development=anchors.development,
     )
     return (group,)
+
+
+def _rule(
+    receipt: Receipt | None, parts: Parts, facts: AppFacts | None, anchors: VerifierAnchors
+) -> tuple[Group, ...]:
+    """The group of the app's TCB rule, where its policy is given."""
+    if anchors.rule is None:
+        return ()
+    verdict, report_data = Verdict(checks=()), None if receipt is None else receipt.subject.report_data
+    if not (facts is None or parts.evidence is None or report_data is None):
+        verdict = check_tpm_policy(anchors.rule, facts.tpm, pcrs=parts.evidence.pcrs, report_data=report_data)
+    return (_renamed(group_of("tcb-rule", f"TCB rule {anchors.rule.name}", RULE_CHECKS, verdict)),)
+
+
+def _renamed(group: Group) -> Group:
+    """The group with names that no other check of the tree has."""
+    checks = tuple(replace(check, name=f"{group.name}-{check.name}") for check in group.checks)
+    return replace(group, checks=checks)
 
 
 def _policy_group(receipt: Receipt | None, verdict: Verdict) -> Group:

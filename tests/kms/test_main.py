@@ -15,11 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from attestation.container import EvidencePlatform
+from attestation.policy_document import encode_policy, policy_digest
 from kms.main import DEVELOPMENT_ROOT_FILE, MARKER, SettingsError, development_root, read_settings
 from kms.root_key import ChainPin, RootKey
 from tests.kms.guests import AUTHORITY
 from tests.kms.receipts import PIN
 from tests.support.paper_tpm import Authority
+from tests.support.policies import permissive_policy
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -75,6 +78,16 @@ def test_issued_certificates_are_no_roots(environment: dict[str, str]) -> None:
 def test_a_wrong_setting(environment: dict[str, str], name: str, value: str) -> None:
     with pytest.raises(SettingsError):
         read_settings({**environment, name: value})
+
+
+def test_policies_may_be_given(environment: dict[str, str]) -> None:
+    policy = permissive_policy(EvidencePlatform.TPM)
+    text = base64.b64encode(encode_policy(policy)).decode()
+    assert read_settings(environment).rules == {}
+    assert read_settings({**environment, "KEYTURN_POLICIES": text}).rules == {policy_digest(policy): policy}
+    for wrong in ("", "AAAA", text + ",", f"{text},{text}", "A" * (1 << 17) + "AAAA"):
+        with pytest.raises(SettingsError):
+            read_settings({**environment, "KEYTURN_POLICIES": wrong})
 
 
 def test_every_setting_is_needed(environment: dict[str, str]) -> None:
