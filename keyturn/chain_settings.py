@@ -66,7 +66,7 @@ def _check(wanted: Settings) -> None:
 def _rule(text: str) -> bytes:
     rule = parse_identifier(text, option="--tcb-rule")
     if len(rule) != 32:
-        raise _usage("--tcb-rule", "is no digest", "pass 64 hexadecimal digits")
+        raise _usage("--tcb-rule", "is no digest", "pass a policy file, or 64 hexadecimal digits")
     return rule
 
 

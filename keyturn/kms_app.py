@@ -73,7 +73,7 @@ def kms_recipe(pins: KmsPins) -> dict[str, Any]:
             "KEYTURN_LISTEN": f"0.0.0.0:{PORT}",
             "KEYTURN_DATA": "/data",
         },
-        "allowed-env": ["KEYTURN_RPC_URL", "KEYTURN_EK_CERTIFICATES"],
+        "allowed-env": ["KEYTURN_RPC_URL", "KEYTURN_EK_CERTIFICATES", "KEYTURN_POLICIES"],
         "ports": [PORT],
         "mounts": [{"volume": "data", "path": "/data"}],
         "tmpfs": [{"path": "/tmp", "size": "16MiB", "mode": "1777"}],  # noqa: S108 - inside the container

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -57,7 +58,7 @@ def set_app(
     ] = False,
     tcb_rule: Annotated[
         str | None,
-        typer.Option("--tcb-rule", help="Digest of a rule; a KMS that knows no rule gives no keys."),
+        typer.Option("--tcb-rule", help="A policy file, or its digest: what the app demands of a machine."),
     ] = None,
     url: UrlOption = DEFAULT_URL,
     deployment: DeploymentOption = DEFAULT_DEPLOYMENT,
@@ -75,23 +76,48 @@ def set_app(
 
     out = Output(json=json)
     target = parse_address(app, option="--app")
+    rule = None if tcb_rule is None else rule_of(tcb_rule)
     wanted = Settings(
         expiry=expiry,
         mode=None if mode is None else UpgradeMode[mode.name],
         notice=notice,
         any_device=any_device,
         require_listed_device=require_listed_device,
-        tcb_rule=tcb_rule,
+        tcb_rule=rule,
     )
     session = open_session(url, deployment)
     call = settings_call(target, wanted, current_notice=_notice(session, target))
     who = open_signer(keystore, password_file, signer)
-    if tcb_rule is not None:
-        out.warn("a KMS of this version knows no TCB rule: the app gets no keys, and no rule can be removed")
+    if rule is not None:
+        out.warn(
+            f"only a KMS that was given the policy {rule} will give keys; a rule can be replaced, not removed"
+        )
     if isinstance(call, Call) and require_listed_device:
         send_call(session, who, call, out)
     else:
         govern_call(session, who, chosen_timelock(session, timelock), call, wait, out)
+
+
+def rule_of(text: str) -> str:
+    """The digest of the policy in a file; what is no file is left to be a digest. A policy that no guest of
+    keyturn can meet is refused, since a rule cannot be removed.
+    """
+    from attestation.policy_document import policy_digest
+    from attestation.tpm_policy import rule_defects
+    from keyturn.chain_options import ChainUsageError
+    from keyturn.policy_inputs import read_policy
+
+    if not Path(text).is_file():
+        return text
+    policy = read_policy(Path(text))
+    defects = rule_defects(policy)
+    if defects:
+        raise ChainUsageError(
+            f"no guest can meet the policy {policy.name}: {'; '.join(defects)}",
+            subject="--tcb-rule",
+            advice="begin with keyturn policy init --platform tpm, and read keyturn policy explain",
+        )
+    return policy_digest(policy).hex()
 
 
 def _notice(session: Session, app: str) -> int:

@@ -46,6 +46,10 @@ def dev(
         list[Path], typer.Option("--ek-certificate", help="DER of a TPM authority; may be given repeatedly.")
     ],
     data: Annotated[Path, typer.Option("--data", help="Folder of root key and journal.")],
+    policies: Annotated[
+        list[Path] | None,
+        typer.Option("--policy", help="A policy that apps may name as TCB rule; may be given repeatedly."),
+    ] = None,
     listen: Annotated[str, typer.Option("--listen", help="Address and port.")] = "127.0.0.1:8090",
     url: UrlOption = DEFAULT_URL,
     deployment: DeploymentOption = DEFAULT_DEPLOYMENT,
@@ -53,7 +57,9 @@ def dev(
     """Run a development KMS until interrupted: marked as such, and never the KMS of a release."""
     from kms.main import MARKER, development_root, serve
 
-    settings = _settings(ek_certificates, data=data, listen=listen, url=url, deployment=deployment)
+    settings = _settings(
+        ek_certificates, policies or [], data=data, listen=listen, url=url, deployment=deployment
+    )
     Output(json=False).warn(MARKER)
     serve(settings, root=development_root(settings.data), development=True, proof=None)
 
@@ -180,17 +186,20 @@ def _row(document: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _settings(
-    ek_certificates: list[Path], *, data: Path, listen: str, url: str, deployment: Path
+    ek_certificates: list[Path], policies: list[Path], *, data: Path, listen: str, url: str, deployment: Path
 ) -> Settings:
     import base64
 
+    from attestation.policy_document import encode_policy
     from contracts.artefacts import ContractName, artefact
     from contracts.deployment import read_deployment
+    from keyturn.policy_inputs import read_policy
     from kms.main import read_settings
 
     found = read_deployment(deployment)
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     certificates = [base64.b64encode(path.read_bytes()).decode("ascii") for path in ek_certificates]
+    rules = [base64.b64encode(encode_policy(read_policy(path))).decode("ascii") for path in policies]
     return read_settings(
         {
             "KEYTURN_CHAIN_ID": str(found.chain_id),
@@ -201,5 +210,6 @@ def _settings(
             "KEYTURN_EK_CERTIFICATES": ",".join(certificates),
             "KEYTURN_LISTEN": listen,
             "KEYTURN_DATA": os.fspath(data),
+            **({"KEYTURN_POLICIES": ",".join(rules)} if rules else {}),
         }
     )

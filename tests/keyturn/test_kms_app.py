@@ -85,7 +85,11 @@ def test_manifest(project: Path) -> None:
 
 def test_attack_host_may_not_set_what_the_kms_obeys(project: Path) -> None:
     (container,) = read_app_recipe(project / "app.toml").containers
-    assert set(container.allowed_env) == {"KEYTURN_RPC_URL", "KEYTURN_EK_CERTIFICATES"}
+    assert set(container.allowed_env) == {
+        "KEYTURN_RPC_URL",
+        "KEYTURN_EK_CERTIFICATES",
+        "KEYTURN_POLICIES",
+    }
     assert not set(container.allowed_env) & set(container.env)
 
 

@@ -9,12 +9,17 @@ from typing import Any
 
 import pytest
 
-from contracts.binding import Batch, Call
+from attestation.container import EvidencePlatform
+from attestation.policies import policy_template
+from attestation.policy_document import policy_digest
+from attestation.policy_file import parse_policy
+from contracts.binding import Batch, Call, connect, read_words
 from contracts.dev_chain import dev_chain
 from contracts.dev_keys import write_dev_keys
-from contracts.layout import UpgradeMode
+from contracts.layout import UpgradeMode, decode_tcb_rule, tcb_rule_slots
 from keyturn.chain_options import ChainUsageError
 from keyturn.chain_settings import Settings, settings_call
+from keyturn.verb_chain_set import rule_of
 from tests.contracts.conftest import require_anvil
 from tests.keyturn.test_verb_chain import DELAY, HASH, Shell
 
@@ -114,6 +119,50 @@ def test_settings_through_the_timelock_and_by_the_guardian(shell: Governed) -> N
     assert names[-6:] == [
         "ExpirySet", "UpgradeModeSet", "AnyDeviceSet", "AnyDeviceSet", "UpgradeModeSet", "TcbRuleSet",
     ]  # fmt: skip
+
+
+POLICY_EDITS = {
+    "report-data = []": 'report-data = "any"',
+    "platform-ids = []": 'platform-ids = "any"',
+    "\nmeasurements = []": '\nmeasurements = "any"',
+}
+ROOT = f"""
+[[roots]]
+purpose = "tpm-ek"
+fingerprint = "{HASH.removeprefix("0x")}"
+subject = "CN=mine"
+source = "my own"
+date = 2026-11-30
+"""
+
+
+def policy_text(*, leave: str = "") -> str:
+    """A policy that guests can meet, but for what ``leave`` keeps of the template."""
+    text = policy_template([EvidencePlatform.TPM]) + ROOT
+    for old, new in POLICY_EDITS.items():
+        assert old in text
+        text = text if old == leave else text.replace(old, new, 1)
+    return text
+
+
+def test_a_policy_file_as_a_rule(shell: Governed, tmp_path: Path) -> None:
+    app, path = shell.make_app(), tmp_path / "policy.toml"
+    path.write_text(policy_text())
+    shell.set(app, "--tcb-rule", str(path))
+    word = read_words(connect(shell.chain.url), app, tcb_rule_slots(), block="latest")
+    assert decode_tcb_rule(word) == policy_digest(parse_policy(path.read_bytes()))
+
+
+@pytest.mark.parametrize("leave", POLICY_EDITS)
+def test_a_policy_that_no_guest_can_meet_is_no_rule(leave: str, tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text(policy_text(leave=leave))
+    with pytest.raises(ChainUsageError, match="no guest can meet the policy") as caught:
+        rule_of(str(path))
+    assert caught.value.subject == "--tcb-rule"
+    path.write_text(policy_text())
+    assert rule_of(str(path)) == policy_digest(parse_policy(path.read_bytes())).hex()
+    assert rule_of(HASH) == HASH
 
 
 def test_attack_loosened_mode(shell: Governed) -> None:
