@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import IntFlag
+from functools import lru_cache
 
 from attestation.policy import SnpPolicy
 from attestation.verdict import CheckList
@@ -95,7 +96,7 @@ def check_guest(checks: CheckList, report: SnpReport, policy: SnpPolicy) -> None
 def _check_guest_policy(checks: CheckList, report: SnpReport) -> None:
     firmware = report.current_firmware
     try:
-        parsed = GuestPolicy.parse(report.policy)
+        parsed = _parse(report.policy)
         least = (parsed.abi_major, parsed.abi_minor)
         reason = f"it asks for ABI {least[0]}.{least[1]}, and the firmware has {firmware}"
         sane = least <= (firmware.major, firmware.minor)
@@ -121,6 +122,11 @@ def _check_guest_policy(checks: CheckList, report: SnpReport) -> None:
             reason=reason,
             advice=_START_AGAIN,
         )
+
+
+@lru_cache(maxsize=64)
+def _parse(word: int) -> GuestPolicy:
+    return GuestPolicy.parse(word)
 
 
 def _check_settings(checks: CheckList, report: SnpReport, policy: SnpPolicy) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from attestation.container import EvidencePlatform
 from attestation.platform_verification import PlatformFacts
 from attestation.snp.endorsement_key import EndorsementKey
@@ -55,7 +57,6 @@ def report_facts(report: SnpReport, key: EndorsementKey, findings: Findings) -> 
 
 
 def _details(report: SnpReport, key: EndorsementKey, findings: Findings) -> dict[str, str]:
-    info = [str(one.name).lower() for one in PlatformInfo if one & report.platform_info]
     details = {
         "report_version": str(report.version),
         "product": key.product.value,
@@ -63,8 +64,8 @@ def _details(report: SnpReport, key: EndorsementKey, findings: Findings) -> dict
         "signing_key": key.kind.name,
         "vmpl": str(report.vmpl),
         "guest_svn": str(report.guest_svn),
-        "guest_policy": ", ".join(GuestPolicy.parse(report.policy).names).lower() or "none",
-        "platform_info": ", ".join(info) or "none",
+        "guest_policy": _guest_policy_names(report.policy),
+        "platform_info": _platform_info_names(report.platform_info),
         "reported_tcb": str(report.reported_tcb),
         "committed_tcb": str(report.committed_tcb),
         "launch_tcb": str(report.launch_tcb),
@@ -80,6 +81,16 @@ def _details(report: SnpReport, key: EndorsementKey, findings: Findings) -> dict
         "crl_number": None if findings.crl_number is None else str(findings.crl_number),
     }
     return details | {name: value for name, value in optional.items() if value is not None}
+
+
+@lru_cache(maxsize=64)
+def _guest_policy_names(word: int) -> str:
+    return ", ".join(GuestPolicy.parse(word).names).lower() or "none"
+
+
+@lru_cache(maxsize=64)
+def _platform_info_names(word: int) -> str:
+    return ", ".join(str(one.name).lower() for one in PlatformInfo if one & word) or "none"
 
 
 def _bits(value: int | None) -> str | None:

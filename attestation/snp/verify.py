@@ -46,7 +46,7 @@ from attestation.snp.identity_checks import IDENTITY_CHECKS, check_identity
 from attestation.snp.report_facts import registers_of, report_facts
 from attestation.snp.tcb_floors import TCB_CHECKS, check_floors
 from attestation.verdict import CheckFailedError, CheckList
-from attestation.verdict_tree import group_of
+from attestation.verdict_tree import groups_of
 from measurements.sev.report import SigningKey, SnpReport, parse_report
 
 REPORT_CHECKS = ("policy-section", "report-form", "signing-key")
@@ -75,7 +75,7 @@ def verify_snp(
         facts = _verify(checks, findings, evidence, collateral, anchors, policy, now)
     verdict = checks.verdict()
     return PlatformVerification(
-        groups=tuple(group_of(name, title, expected, verdict) for name, title, expected in _GROUPS),
+        groups=groups_of(_GROUPS, verdict),
         facts=facts if verdict.passed else None,
         windows=tuple(findings.windows),
         components=tuple(findings.components),
