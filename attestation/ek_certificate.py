@@ -25,6 +25,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TypeVar
 
 from cryptography import x509
@@ -100,6 +101,7 @@ def verify_ek_certificate(
     return replace(verified, platform_root=hashlib.sha256(root).digest())
 
 
+@lru_cache(maxsize=256)
 def read_ek_certificate(der: bytes, *, platform_root: bytes) -> EkCertificate:
     """What a certificate says whose chain (to the root with the hash ``platform_root``) and validity the
     caller verifies. Raises ``EkCertificateError`` unless it is all else that is required.

@@ -6,6 +6,8 @@ part 1, annex B.7), ECDSA is as in FIPS 186 (annex C). SHA-1 and keys below 2048
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
@@ -37,6 +39,7 @@ class TpmSignatureError(RefusedError):
     code = "tpm-signature"
 
 
+@lru_cache(maxsize=256)
 def public_key(public: Public) -> rsa.RSAPublicKey | ec.EllipticCurvePublicKey:
     """The key of a public area. Raises ``TpmSignatureError`` for numbers that are no key."""
     parameters = public.parameters

@@ -24,6 +24,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+from functools import lru_cache
 from typing import TypeVar
 
 from measurements.errors import FormatError
@@ -190,6 +191,7 @@ class Signature:
     s: int = 0
 
 
+@lru_cache(maxsize=256)
 def parse_public(data: bytes) -> Public:
     """Read a TPMT_PUBLIC of an RSA or ECC key. Raises ``TpmStructureError``, as all of these do."""
     reader = _Reader(data, "TPMT_PUBLIC")

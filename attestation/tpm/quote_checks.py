@@ -7,6 +7,7 @@ size of its bank, and the registers shown must be exactly those selected, or val
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from attestation.container import TpmPart
 from attestation.tpm.context import SignedQuote
@@ -25,7 +26,12 @@ from attestation.tpm_structures import (
 from attestation.verdict import CheckList
 
 QUOTE_CHECKS = ("ak-key", "ak-attributes", "quote-signature", "quote-type", "pcr-selection", "pcr-digest")
-BANKS = {algorithm.bank: algorithm for algorithm in HashAlgorithm if algorithm is not HashAlgorithm.SHA1}
+BANK_SIZES = {
+    algorithm.bank: len(algorithm.digest(b""))
+    for algorithm in HashAlgorithm
+    if algorithm is not HashAlgorithm.SHA1
+}
+"""Bytes of a register, for each bank that is accepted."""
 
 AK_REQUIRED = (
     Attributes.FIXED_TPM
@@ -75,6 +81,7 @@ def _check_attributes(checks: CheckList, ak: Public) -> None:
     )
 
 
+@lru_cache(maxsize=64)
 def _names(attributes: Attributes) -> str:
     return ", ".join(flag.name.lower() for flag in attributes if flag.name) or "none"
 
@@ -85,9 +92,7 @@ def _check_selection(checks: CheckList, part: TpmPart, quote: Quote) -> None:
     shown = {bank: tuple(sorted(values)) for bank, values in part.pcrs.items()}
     selected = {one.algorithm.bank: one.pcrs for one in quote.selections}
     sizes = all(
-        len(value) == len(BANKS[bank].digest(b"")) if bank in BANKS else False
-        for bank, values in part.pcrs.items()
-        for value in values.values()
+        len(value) == BANK_SIZES.get(bank) for bank, values in part.pcrs.items() for value in values.values()
     )
     checks.require(
         "pcr-selection",
