@@ -52,7 +52,7 @@ _BASE64 = {
 """Keys whose values, or the items of whose lists, are bytes."""
 _HEX_KEYS = {"nonce"}
 _PCRS = "pcrs"
-_HEX = re.compile(r"(?:[0-9a-f]{2})*")
+_HEX = re.compile(r"[0-9a-f]*")
 _NUMBER = re.compile(r"0|[1-9][0-9]?")
 
 
@@ -147,7 +147,7 @@ def _octets(key: str, text: str, path: str) -> bytes:
 
 
 def _from_hex(text: Json, path: str) -> bytes:
-    if not isinstance(text, str) or not _HEX.fullmatch(text):
+    if not isinstance(text, str) or len(text) % 2 or not _HEX.fullmatch(text):
         _refuse(path, "is not lower-case hex")
     return bytes.fromhex(text)
 

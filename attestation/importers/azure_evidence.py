@@ -70,7 +70,7 @@ def import_azure_snp(value: JsonObject) -> EvidenceContainer:
     else:
         fields = closed(value, "quote report vcek", what=_WHAT)
         hcl = octet_list(fields["report"], what=f"{_WHAT}, report")
-        vcek = text(fields["vcek"], what=f"{_WHAT}, vcek").encode("utf-8", "surrogatepass")
+        vcek = text(fields["vcek"], what=f"{_WHAT}, vcek").encode("utf-8")
         certificates = load_pem_certificates(vcek, what=f"{_WHAT}, vcek")
         quote = azure_quote(fields["quote"])
     report = parse_hcl_report(hcl)

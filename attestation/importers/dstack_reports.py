@@ -71,7 +71,7 @@ def import_quote_report(fields: JsonObject) -> EvidenceContainer:
     """The answer of ``GetQuote``."""
     closed(fields, "quote event_log", _REPORT_KEYS, what="dstack report")
     quote = exact_quote(hex_octets(fields["quote"], what="dstack report, quote"))
-    log = text(fields["event_log"], what="dstack report, event_log").encode("utf-8", "surrogatepass")
+    log = text(fields["event_log"], what="dstack report, event_log").encode("utf-8")
     if log:
         parse_event_log(log)
     config = text(fields.get("vm_config", ""), what="dstack report, vm_config")
@@ -79,7 +79,7 @@ def import_quote_report(fields: JsonObject) -> EvidenceContainer:
         platform=import_quote(quote).platform,
         report=quote,
         logs=_log(log) if log else (),
-        shape=config.encode("utf-8", "surrogatepass") or None,
+        shape=config.encode("utf-8") or None,
         origin="dstack-quote",
     )
 

@@ -15,7 +15,7 @@ from measurements.errors import FormatError
 from measurements.json_text import MAX_MARKS, json_text
 
 SUBJECT = "evidence"
-_HEX = re.compile(r"(?:[0-9a-fA-F]{2})*")
+_HEX = re.compile(r"[0-9a-fA-F]*")
 _BLANKS = b" \t\r\n"
 _Item = TypeVar("_Item")
 
@@ -88,15 +88,19 @@ def closed(value: object, required: str, optional: str = "", *, what: str) -> Js
 
 
 def text(value: object, *, what: str) -> str:
-    """A text."""
+    """A text that has a form in UTF-8."""
     if not isinstance(value, str):
         refuse("is not a text", what=what)
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        refuse("holds a lone surrogate", what=what)
     return value
 
 
 def hex_octets(value: object, *, what: str) -> bytes:
     """Bytes in hex, of one case or the other."""
-    if not isinstance(value, str) or not _HEX.fullmatch(value):
+    if not isinstance(value, str) or len(value) % 2 or not _HEX.fullmatch(value):
         refuse("is not hex", what=what)
     return bytes.fromhex(value)
 
@@ -136,7 +140,7 @@ def decodings(data: bytes) -> tuple[bytes, ...]:
     squeezed = data.translate(None, _BLANKS)
     if squeezed and squeezed.isascii():
         written = squeezed.decode("ascii").removeprefix("0x")
-        if _HEX.fullmatch(written):
+        if len(written) % 2 == 0 and _HEX.fullmatch(written):
             found.append(bytes.fromhex(written))
         if len(written) % 4 == 0:
             try:
