@@ -5,7 +5,7 @@ Names, extensions and key usages are those of Intel SGX PCK Certificate and Cert
 Profile Specification, section 1.3, since verifiers go by names. Only the organisation differs: it says
 ``ORGANISATION`` in every certificate, and the root's fingerprint is none that a vendor has.
 
-All times come from the plan. Signatures are ECDSA with random nonces, so two PKIs of one plan differ in them.
+All times come from the plan and signatures are deterministic (RFC 6979), so a plan and keys give one PKI.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def issuer_of(plan: SimPlan, part: Part) -> Part:
 
 def raw_signature(key: ec.EllipticCurvePrivateKey, data: bytes) -> bytes:
     """ECDSA with SHA-256 over ``data`` as 64 bytes: r ‖ s, big-endian."""
-    r, s = decode_dss_signature(key.sign(data, ec.ECDSA(_SHA256)))
+    r, s = decode_dss_signature(key.sign(data, ec.ECDSA(_SHA256, deterministic_signing=True)))
     return r.to_bytes(32, "big") + s.to_bytes(32, "big")
 
 
@@ -184,7 +184,7 @@ def _certificate(plan: SimPlan, keys: SimKeys, part: Part) -> x509.Certificate:
         value = sgx_extension(plan.platform, processor_ca=plan.processor_ca)
         extension = x509.UnrecognizedExtension(ObjectIdentifier(SGX_EXTENSION), value)
         builder = builder.add_extension(extension, critical=False)
-    return builder.sign(issuer_key, _SHA256)
+    return builder.sign(issuer_key, _SHA256, ecdsa_deterministic=True)
 
 
 def _list(plan: SimPlan, keys: SimKeys, part: Part, revoked: list[x509.Certificate], window: Window) -> bytes:
@@ -207,7 +207,7 @@ def _list(plan: SimPlan, keys: SimKeys, part: Part, revoked: list[x509.Certifica
             .add_extension(x509.CRLReason(x509.ReasonFlags.key_compromise), critical=False)
         )
         builder = builder.add_revoked_certificate(entry.build())
-    return builder.sign(key, _SHA256).public_bytes(Encoding.DER)
+    return builder.sign(key, _SHA256, ecdsa_deterministic=True).public_bytes(Encoding.DER)
 
 
 def _name(plan: SimPlan, part: Part) -> x509.Name:
