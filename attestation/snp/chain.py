@@ -26,8 +26,6 @@ from attestation.x509_chain import MAX_POOL, CertificateError, Chain, common_nam
 from measurements.sev.report import SIGNED_SIZE, SigningKey, SnpReport
 
 _ORDER = ec.SECP384R1().group_order
-_TRIED = 4
-"""Most certificates whose keys are tried, if several fit."""
 
 
 def find_endorsement_key(pool: Sequence[bytes], data: bytes, report: SnpReport) -> EndorsementKey:
@@ -52,7 +50,7 @@ def find_endorsement_key(pool: Sequence[bytes], data: bytes, report: SnpReport) 
     fitting.sort(key=lambda one: one.not_before, reverse=True)
     if len(fitting) == 1:
         return fitting[0]
-    return next((one for one in fitting[:_TRIED] if signed_by(data, report, one.public_key)), fitting[0])
+    return next((one for one in fitting if signed_by(data, report, one.public_key)), fitting[0])
 
 
 def _fit(key: EndorsementKey, report: SnpReport) -> tuple[bool, bool]:
