@@ -44,24 +44,36 @@ from measurements.reference import parse_predictions
 
 _TDX = {
     **dict.fromkeys(("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3"), 48),
-    **dict.fromkeys(("mrconfigid", "mrowner", "mrownerconfig", "mrseam", "mrsignerseam"), 48),
-    **dict.fromkeys(("td_attributes", "xfam"), 8),
+    **dict.fromkeys(("mrconfigid", "mrowner", "mrownerconfig"), 48),
+    **dict.fromkeys(("mrseam", "mrsignerseam", "mrservicetd"), 48),
+    "td_attributes": 8,
+    "xfam": 8,
+    "tee_tcb_svn": 16,
+}
+_SGX = {
+    "mrenclave": 32,
+    "mrsigner": 32,
+    "isv_prod_id": 2,
+    "isv_svn": 2,
+    "attributes": 16,
+    "miscselect": 4,
+}
+_SNP = {
+    **dict.fromkeys(("measurement", "id_key_digest", "author_key_digest"), 48),
+    "host_data": 32,
+    "family_id": 16,
+    "image_id": 16,
+    "guest_policy": 8,
 }
 REGISTERS: Mapping[EvidencePlatform, Mapping[str, int]] = {
     EvidencePlatform.TDX: _TDX,
     EvidencePlatform.SIM: _TDX,
-    EvidencePlatform.SGX: {"mrenclave": 32, "mrsigner": 32, "isvprodid": 2, "isvsvn": 2, "attributes": 16},
-    EvidencePlatform.SNP: {
-        **dict.fromkeys(("measurement", "id_key_digest", "author_key_digest"), 48),
-        "host_data": 32,
-        "family_id": 16,
-        "image_id": 16,
-        "guest_policy": 8,
-    },
+    EvidencePlatform.SGX: _SGX,
+    EvidencePlatform.SNP: _SNP,
     EvidencePlatform.TPM: {
         f"{bank}:{pcr}": size for bank, size in (("sha256", 32), ("sha384", 48)) for pcr in range(24)
     },
-    EvidencePlatform.NITRO: {f"pcr{pcr}": 48 for pcr in range(32)},
+    EvidencePlatform.NITRO: {f"{prefix}{pcr}": 48 for prefix in ("pcr", "nitrotpm_pcr") for pcr in range(32)},
 }
 """Registers that a set may name, and their sizes in bytes."""
 
