@@ -132,8 +132,9 @@ class SnpFloor:
 class SnpPolicy:
     """For SEV-SNP reports.
 
-    ``floors`` names the products that are allowed (``milan``, ``genoa``, ``turin``): committed and launch TCB
-    must reach the floor. Milan is accepted only from listed chips, even where any chip is allowed: its keys
+    ``floors`` names the products that are allowed (``milan``, ``genoa``, ``turin``): all four TCB versions of
+    a report (reported, committed, launch, current) must reach the floor. Milan is accepted only from listed
+    chips, even where any chip is allowed, and with a VLEK only from clouds that are listed by name: its keys
     can be taken by software (arXiv 2605.12990).
     """
 

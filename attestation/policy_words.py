@@ -183,7 +183,7 @@ def _floors(section: SnpPolicy) -> Iterator[Sentence]:
         levels = [("boot loader", floor.boot_loader), ("TEE", floor.tee), ("SNP", floor.snp)]
         levels += [("microcode", floor.microcode), *([("FMC", floor.fmc)] if floor.fmc is not None else [])]
         text = ", ".join(f"{name} {value}" for name, value in levels)
-        yield _allows(f"{product.capitalize()} is accepted from committed and launch TCB {text} on.")
+        yield _allows(f"{product.capitalize()} is accepted if all of its TCB versions reach {text}.")
         if not any(value for _, value in levels):
             yield _warns(f"The floor of {product.capitalize()} is zero: firmware of any age passes.")
     if not section.floors:
