@@ -131,12 +131,12 @@ class CheckList:
             advice=advice,
         )
 
-    def replay(self, verdict: Verdict) -> None:
+    def replay(self, verdict: Verdict, *, ends: bool = True) -> None:
         """Checks that were made before and kept, in their order; a failure that comes last ends the list, as
-        it ended theirs.
+        it ended theirs, unless ``ends`` is false.
         """
         self._checks.extend(verdict.checks)
-        if verdict.checks and not verdict.checks[-1].passed:
+        if ends and verdict.checks and not verdict.checks[-1].passed:
             raise CheckFailedError(verdict.checks[-1].name)
 
     @contextmanager

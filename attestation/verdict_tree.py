@@ -6,7 +6,7 @@ earlier check failed, stands in the tree as failed with ``NOT_CHECKED`` as what 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -73,8 +73,16 @@ class Tree:
 
 def group_of(name: str, title: str, expected: Sequence[str], verdict: Verdict) -> Group:
     """The group of the ``expected`` names, with what the verdict says of each."""
+    return groups_of([(name, title, expected)], verdict)[0]
+
+
+def groups_of(names: Iterable[tuple[str, str, Sequence[str]]], verdict: Verdict) -> tuple[Group, ...]:
+    """As ``group_of``, for (name, title, expected) of several groups at once."""
     made = {check.name: check for check in verdict.checks}
-    return Group(name=name, title=title, checks=tuple(made.get(one) or _not_checked(one) for one in expected))
+    return tuple(
+        Group(name=name, title=title, checks=tuple([made.get(one) or _not_checked(one) for one in expected]))
+        for name, title, expected in names
+    )
 
 
 def renamed(groups: Sequence[Group], *, prefix: str, when: str) -> tuple[Group, ...]:

@@ -24,10 +24,14 @@ LASS, 28 SEPT_VE_DISABLE, 29 MIGRATABLE, 30 PKS, 31 KL, 62 TPA, 63 PERFMON.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
+
 from attestation.container import EvidencePlatform
-from attestation.dcap.enclave_report import EnclaveReport
-from attestation.dcap.quote import DcapQuote, TeeType
-from attestation.policy import DcapPolicy
+from attestation.dcap.enclave_report import ATTRIBUTE_DEBUG, ATTRIBUTE_INIT, EnclaveReport
+from attestation.dcap.kept import Kept, keep
+from attestation.dcap.quote import DcapQuote, QuoteHeader, TeeType
+from attestation.policy import Allowed, DcapPolicy
 from attestation.verdict import CheckList
 from measurements.tdx.quote import TdBody
 
@@ -64,9 +68,49 @@ _NO_SERVICE_TD = bytes(48)
 _TAKE_AGAIN = "take the quote again from the platform's own driver"
 
 
-def check_header(checks: CheckList, quote: DcapQuote, platform: EvidencePlatform) -> None:
-    """Checks of ``HEADER_CHECKS``."""
-    header = quote.header
+@dataclass(frozen=True, slots=True)
+class DomainSettings:
+    """What of a trust domain's body is judged here. ``service_tds`` are hashes, those of when it was created
+    and of now, without zeros.
+    """
+
+    attributes: bytes
+    seam_attributes: bytes
+    service_tds: tuple[bytes, ...]
+    extended: bool
+
+    @property
+    def migratable(self) -> bool:
+        """Whether a migration TD may move the domain."""
+        return bool(int.from_bytes(self.attributes, "little") & _MIGRATABLE)
+
+    @property
+    def more_service_tds(self) -> bool:
+        """Whether service TDs may be bound after the domain's creation (SERVTD_EXT)."""
+        return bool(int.from_bytes(self.attributes, "little") & _SERVTD_EXT)
+
+
+def settings_of(body: TdBody) -> DomainSettings:
+    """Those of ``body``."""
+    hashes = [body.mrservicetd]
+    if body.extension is not None:
+        hashes += [body.extension.initial_service_td_hash, body.extension.service_td_hash]
+    bound = tuple(dict.fromkeys(one for one in hashes if one is not None and one != _NO_SERVICE_TD))
+    return DomainSettings(body.td_attributes, body.seam_attributes, bound, body.extension is not None)
+
+
+@lru_cache(maxsize=256)
+def check_header(header: QuoteHeader, platform: EvidencePlatform) -> Kept[bool]:
+    """Checks of ``HEADER_CHECKS``, kept."""
+
+    def make(checks: CheckList) -> bool:
+        _check_header(checks, header, platform)
+        return True
+
+    return keep(make)
+
+
+def _check_header(checks: CheckList, header: QuoteHeader, platform: EvidencePlatform) -> None:
     tee = TeeType(header.tee_type)
     allowed = _TEE_TYPES[platform]
     checks.require(
@@ -112,13 +156,15 @@ def check_header(checks: CheckList, quote: DcapQuote, platform: EvidencePlatform
     )
 
 
-def check_body(checks: CheckList, quote: DcapQuote, policy: DcapPolicy) -> None:
-    """Checks of ``DOMAIN_CHECKS`` or ``ENCLAVE_CHECKS``."""
-    if isinstance(quote.body, TdBody):
-        _check_domain(checks, quote.body, policy)
-    else:
-        _check_enclave(checks, quote.body)
-    kind = quote.certification_type
+def check_body(quote: DcapQuote, policy: DcapPolicy) -> Kept[bool]:
+    """Checks of ``DOMAIN_CHECKS`` or ``ENCLAVE_CHECKS``, kept."""
+    body = quote.body
+    if isinstance(body, EnclaveReport):
+        return _check_enclave(body.attributes, quote.certification_type)
+    return _check_domain(settings_of(body), policy.migratable, policy.service_tds, quote.certification_type)
+
+
+def _check_certification(checks: CheckList, kind: int) -> None:
     checks.require(
         "certification",
         kind == _PCK_CHAIN,
@@ -130,20 +176,47 @@ def check_body(checks: CheckList, quote: DcapQuote, policy: DcapPolicy) -> None:
     )
 
 
-def _check_enclave(checks: CheckList, report: EnclaveReport) -> None:
-    checks.require(
-        "debug",
-        report.initialised and not report.debug,
-        expected="an initialised enclave without DEBUG",
-        found=f"attributes {report.attributes.hex()}",
-        reason="the host can read and change the enclave (DEBUG), or it was never initialised",
-        advice="build the enclave for production: debug is never allowed",
-    )
+@lru_cache(maxsize=256)
+def _check_enclave(attributes: bytes, certification: int) -> Kept[bool]:
+    def make(checks: CheckList) -> bool:
+        checks.require(
+            "debug",
+            attributes[0] & (ATTRIBUTE_INIT | ATTRIBUTE_DEBUG) == ATTRIBUTE_INIT,
+            expected="an initialised enclave without DEBUG",
+            found=f"attributes {attributes.hex()}",
+            reason="the host can read and change the enclave (DEBUG), or it was never initialised",
+            advice="build the enclave for production: debug is never allowed",
+        )
+        _check_certification(checks, certification)
+        return True
+
+    return keep(make)
 
 
-def _check_domain(checks: CheckList, body: TdBody, policy: DcapPolicy) -> None:
-    attributes = int.from_bytes(body.td_attributes, "little")
-    shown = f"TD attributes {body.td_attributes.hex()}"
+@lru_cache(maxsize=256)
+def _check_domain(
+    domain: DomainSettings, migratable: bool, allowed: Allowed, certification: int
+) -> Kept[bool]:
+    def make(checks: CheckList) -> bool:
+        _check_attributes(checks, domain)
+        checks.require(
+            "migratable",
+            migratable or not domain.migratable,
+            expected="any" if migratable else "not migratable",
+            found="migratable" if domain.migratable else "not migratable",
+            reason="the domain can be moved to another machine by its migration TD",
+            advice="start the domain without migration, or set migratable = true in the policy",
+        )
+        _check_service_td(checks, domain, allowed)
+        _check_certification(checks, certification)
+        return True
+
+    return keep(make)
+
+
+def _check_attributes(checks: CheckList, domain: DomainSettings) -> None:
+    attributes = int.from_bytes(domain.attributes, "little")
+    shown = f"TD attributes {domain.attributes.hex()}"
     checks.require(
         "debug",
         attributes & 0xFF == 0,
@@ -171,49 +244,20 @@ def _check_domain(checks: CheckList, body: TdBody, policy: DcapPolicy) -> None:
     checks.equal(
         "seam-attributes",
         expected=bytes(8),
-        found=body.seam_attributes,
+        found=domain.seam_attributes,
         reason="the TDX module has attributes that production modules do not have",
         advice="ask the host's operator to load Intel's production TDX module",
     )
-    checks.require(
-        "migratable",
-        policy.migratable or not is_migratable(body),
-        expected="any" if policy.migratable else "not migratable",
-        found="migratable" if is_migratable(body) else "not migratable",
-        reason="the domain can be moved to another machine by its migration TD",
-        advice="start the domain without migration, or set migratable = true in the policy",
-    )
-    _check_service_td(checks, body, policy, extended=has_service_td_extension(body))
 
 
-def _check_service_td(checks: CheckList, body: TdBody, policy: DcapPolicy, *, extended: bool) -> None:
-    found = service_tds(body)
-    allowed = policy.service_tds
-    unknown = extended and body.extension is None and not allowed.any
-    shown = "; ".join(one.hex() for one in found) or "none"
+def _check_service_td(checks: CheckList, domain: DomainSettings, allowed: Allowed) -> None:
+    unknown = domain.more_service_tds and not domain.extended and not allowed.any
+    shown = "; ".join(one.hex() for one in domain.service_tds) or "none"
     checks.require(
         "service-td",
-        not unknown and all(allowed.holds(one.hex()) for one in found),
+        not unknown and all(allowed.holds(one.hex()) for one in domain.service_tds),
         expected=f"none, or of: {allowed}",
-        found=f"{shown}, and others may be bound" if extended else shown,
+        found=f"{shown}, and others may be bound" if domain.more_service_tds else shown,
         reason="a service TD is bound to the domain, which can act on it, and the policy does not list it",
         advice="start the domain without service TDs, or list the hash in service_tds",
     )
-
-
-def service_tds(body: TdBody) -> tuple[bytes, ...]:
-    """Hashes of service TDs in the body, those of when it was created and of now, without zeros."""
-    hashes = [body.mrservicetd]
-    if body.extension is not None:
-        hashes += [body.extension.initial_service_td_hash, body.extension.service_td_hash]
-    return tuple(dict.fromkeys(one for one in hashes if one is not None and one != _NO_SERVICE_TD))
-
-
-def is_migratable(body: TdBody) -> bool:
-    """Whether a migration TD may move the domain."""
-    return bool(int.from_bytes(body.td_attributes, "little") & _MIGRATABLE)
-
-
-def has_service_td_extension(body: TdBody) -> bool:
-    """Whether service TDs may be bound after the domain's creation (SERVTD_EXT)."""
-    return bool(int.from_bytes(body.td_attributes, "little") & _SERVTD_EXT)

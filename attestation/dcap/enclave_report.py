@@ -20,7 +20,8 @@ from measurements.errors import FormatError
 REPORT_SIZE = 384
 
 _FIELDS = struct.Struct("<16s4s28s16s32s32s32s96s2s2s60s64s")
-_INITIALISED, _DEBUG = 1, 2
+ATTRIBUTE_INIT, ATTRIBUTE_DEBUG = 1, 2
+"""Bits of the first byte of the attributes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,12 +40,7 @@ class EnclaveReport:
     @property
     def debug(self) -> bool:
         """Whether the host may read and change the enclave."""
-        return bool(self.attributes[0] & _DEBUG)
-
-    @property
-    def initialised(self) -> bool:
-        """Whether the enclave ran at all (``INIT``)."""
-        return bool(self.attributes[0] & _INITIALISED)
+        return bool(self.attributes[0] & ATTRIBUTE_DEBUG)
 
     def registers(self) -> Mapping[str, bytes]:
         """The measurements under the names of policies; numbers as the report has them, little endian."""

@@ -38,6 +38,7 @@ def registers_of(body: TdBody | EnclaveReport) -> Mapping[str, bytes]:
 def facts_of(
     platform: EvidencePlatform,
     quote: DcapQuote,
+    registers: Mapping[str, bytes],
     machine: PckExtension,
     found: VerifiedSet,
     outcome: Evaluation,
@@ -48,7 +49,7 @@ def facts_of(
         platform=platform,
         development=platform is EvidencePlatform.SIM,
         report_data=quote.report_data,
-        registers=registers_of(quote.body),
+        registers=registers,
         identity={
             "ppid": machine.ppid.hex(),
             **({} if instance is None else {"platform_instance": instance.hex()}),

@@ -17,9 +17,12 @@ unless the policy allows it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
+
 from attestation.dcap.pck_extension import PckExtension
 from attestation.policy import Allowed, DcapPolicy
-from attestation.verdict import CheckList
+from attestation.verdict import CheckList, Verdict
 
 IDENTITY_CHECKS = (
     "ppid",
@@ -31,21 +34,48 @@ IDENTITY_CHECKS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """What a policy says of machines."""
+
+    ppids: Allowed
+    platform_instances: Allowed
+    fmspcs: Allowed
+    dynamic_platform: bool
+    cached_keys: bool
+    smt: bool
+
+
 def check_identity(checks: CheckList, machine: PckExtension, policy: DcapPolicy) -> None:
-    """Checks of ``IDENTITY_CHECKS``."""
+    """Checks of ``IDENTITY_CHECKS``, kept."""
+    rules = _Rules(
+        policy.ppids,
+        policy.platform_instances,
+        policy.fmspcs,
+        policy.dynamic_platform,
+        policy.cached_keys,
+        policy.smt,
+    )
+    checks.replay(_kept(machine, rules), ends=False)
+
+
+@lru_cache(maxsize=256)
+def _kept(machine: PckExtension, rules: _Rules) -> Verdict:
+    checks = CheckList()
     instance = machine.platform_instance
-    _listed(checks, "ppid", machine.ppid.hex(), policy.ppids, "ppids")
+    _listed(checks, "ppid", machine.ppid.hex(), rules.ppids, "ppids")
     _listed(
         checks,
         "platform-instance",
         "none" if instance is None else instance.hex(),
-        policy.platform_instances,
+        rules.platform_instances,
         "platform_instances",
     )
-    _listed(checks, "fmspc-allowed", machine.fmspc.hex(), policy.fmspcs, "fmspcs")
-    _flag(checks, "dynamic-platform", machine.dynamic_platform, policy.dynamic_platform)
-    _flag(checks, "cached-keys", machine.cached_keys, policy.cached_keys)
-    _flag(checks, "smt", machine.smt, policy.smt)
+    _listed(checks, "fmspc-allowed", machine.fmspc.hex(), rules.fmspcs, "fmspcs")
+    _flag(checks, "dynamic-platform", machine.dynamic_platform, rules.dynamic_platform)
+    _flag(checks, "cached-keys", machine.cached_keys, rules.cached_keys)
+    _flag(checks, "smt", machine.smt, rules.smt)
+    return checks.verdict()
 
 
 def flag_word(flag: bool | None) -> str:

@@ -45,10 +45,12 @@ _FETCH = "fetch collateral again: keyturn collateral fetch"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Joined:
-    """Windows and links of quote and collateral together."""
+    """Windows and links of quote and collateral together; ``start`` and ``end`` are what all windows share."""
 
     windows: tuple[Window, ...]
     links: tuple[ChainLink, ...]
+    start: int
+    end: int
 
 
 @lru_cache(maxsize=256)
@@ -98,17 +100,20 @@ def _check(checks: CheckList, pck: Pck, found: VerifiedSet) -> Joined:
         *pck.chain.links,
         *found.links,
     )
+    windows = tuple(dict.fromkeys((*found.windows, *pck.chain.windows)))
     return Joined(
-        windows=tuple(dict.fromkeys((*found.windows, *pck.chain.windows))), links=tuple(dict.fromkeys(links))
+        windows=windows,
+        links=tuple(dict.fromkeys(links)),
+        start=max(one.start for one in windows),
+        end=min(one.end for one in windows),
     )
 
 
-def check_time(
-    checks: CheckList, windows: tuple[Window, ...], found: VerifiedSet, policy: DcapPolicy, now: int
-) -> None:
+def check_time(checks: CheckList, joined: Joined, found: VerifiedSet, policy: DcapPolicy, now: int) -> None:
     """Checks of now and of the policy's floors."""
     with checks.step("collateral-windows", expected="now inside of every window"):
-        check_windows(windows, now)
+        if not joined.start <= now <= joined.end:
+            check_windows(joined.windows, now)
     number = found.evaluation_number
     checks.note(
         "evaluation-number",

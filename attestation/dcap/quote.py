@@ -57,6 +57,10 @@ class TeeType(IntEnum):
     TDX = 0x81
 
 
+_TEE_TYPES = frozenset(TeeType)
+_BODY_TYPES = frozenset((_ENCLAVE_BODY, *BodyType))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QuoteHeader:
     """The header; ``tee_type`` may be none that is known."""
@@ -181,7 +185,7 @@ def _body(reader: _Reader, header: QuoteHeader) -> TdBody | EnclaveReport:
 
 def _body_kind(reader: _Reader, header: QuoteHeader) -> BodyType | None:
     """Which body comes; None for the report of an enclave."""
-    if header.tee_type not in set(TeeType):
+    if header.tee_type not in _TEE_TYPES:
         _refuse(f"is of TEE type {header.tee_type:#x}; 0 (SGX) or 0x81 (TDX) is expected")
     enclave = header.tee_type == TeeType.SGX
     if header.version == 3 and not enclave:
@@ -189,7 +193,7 @@ def _body_kind(reader: _Reader, header: QuoteHeader) -> BodyType | None:
     if header.version < 5:
         return None if enclave else BodyType.TDX_1_0
     number, size = _BODY_TYPE.unpack(reader.take(_BODY_TYPE.size, "the type of its body"))
-    if enclave != (number == _ENCLAVE_BODY) or number not in (_ENCLAVE_BODY, *BodyType):
+    if enclave != (number == _ENCLAVE_BODY) or number not in _BODY_TYPES:
         _refuse(f"has a body of type {number}, which TEE type {header.tee_type:#x} does not have")
     kind = None if enclave else BodyType(number)
     expected = REPORT_SIZE if kind is None else kind.size

@@ -21,11 +21,12 @@ disagreement, and then status, advisories and date are ours alone.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 
 from attestation.dcap.collateral_set import qe_identity_of, tcb_info_of
-from attestation.dcap.domain_checks import has_service_td_extension, is_migratable, service_tds
+from attestation.dcap.domain_checks import settings_of
 from attestation.dcap.enclave_report import EnclaveReport
 from attestation.dcap.kept import Kept, keep
 from attestation.dcap.library import POLICY_REFUSALS, VERSION, LibraryVerdict
@@ -40,10 +41,10 @@ from attestation.dcap.tcb_evaluation import (
     evaluate,
     module_identity,
 )
-from attestation.dcap.tcb_info import ModuleIdentity
+from attestation.dcap.tcb_info import ModuleIdentity, Standing
 from attestation.platform_verification import Component
-from attestation.policy import DcapPolicy, TcbStatus
-from attestation.verdict import CheckList
+from attestation.policy import Allowed, DcapPolicy, GraceWindow, TcbStatus
+from attestation.verdict import CheckList, Verdict
 from measurements.tdx.quote import TdBody
 
 SIGNATURE_CHECKS = ("quote-signature",)
@@ -51,6 +52,7 @@ MODULE_CHECKS = ("tdx-module",)
 LEVEL_CHECKS = ("tcb-level",)
 TCB_POLICY_CHECKS = ("library-agrees", "tcb-status", "tcb-date", "advisories")
 
+_NONE: frozenset[TcbStatus] = frozenset()
 _UPDATE = "ask the host's operator to update firmware, microcode and TDX module, and take a new quote"
 
 
@@ -121,32 +123,34 @@ def platform_svns(machine: PckExtension, body: TdBody | EnclaveReport, qe: Encla
 
 
 def check_library(
-    checks: CheckList,
-    quote: DcapQuote,
-    ours: Evaluation,
-    number: int,
-    library: LibraryVerdict,
-    policy: DcapPolicy,
+    checks: CheckList, quote: DcapQuote, library: LibraryVerdict, ours: LibraryVerdict, policy: DcapPolicy
 ) -> None:
-    """``library-agrees``; ``number`` is the evaluation number that we found."""
-    standing = ours.standing
-    allowed = library.refusal in _allowed_refusals(quote, policy)
-    same = (
-        library.accepted
-        and library.status == standing.status
-        and library.advisories == frozenset(standing.advisories)
-        and library.date == iso_date(standing.date)
-        and library.evaluation_number == number
-    )
-    advisories = ", ".join(standing.advisories) or "none"
-    expected = f"{standing.status}, advisories {advisories}, {iso_date(standing.date)}, evaluation {number}"
+    """``library-agrees``; ``ours`` is our own evaluation in the library's terms."""
+    allowed = not library.accepted and library.refusal in _allowed_refusals(quote, policy)
+    expected, found = _words(ours), _words(library)
     checks.require(
         "library-agrees",
-        same or allowed,
+        library == ours or allowed,
         expected=expected,
-        found=expected if same else _shown(library),
-        reason=f"dcap-qvl {VERSION} and this verifier disagree: {_shown(library)}; and here {expected}",
+        found=found,
+        reason=f"dcap-qvl {VERSION} says: {found}; and this verifier: {expected}",
         advice="report the disagreement, with evidence and collateral, and trust neither",
+    )
+
+
+@lru_cache(maxsize=256)
+def _words(verdict: LibraryVerdict) -> str:
+    return str(verdict)
+
+
+@lru_cache(maxsize=256)
+def in_library_terms(standing: Standing, number: int) -> LibraryVerdict:
+    """Our evaluation as the library would give it; ``number`` is the evaluation number."""
+    return LibraryVerdict(
+        status=standing.status.value,
+        advisories=frozenset(standing.advisories),
+        date=standing.date,
+        evaluation_number=number,
     )
 
 
@@ -155,65 +159,76 @@ def _allowed_refusals(quote: DcapQuote, policy: DcapPolicy) -> tuple[str, ...]:
     body = quote.body
     if not isinstance(body, TdBody):
         return ()
-    migratable = policy.migratable and is_migratable(body)
-    bound = bool(service_tds(body)) or has_service_td_extension(body)
+    domain = settings_of(body)
+    migratable = policy.migratable and domain.migratable
+    bound = bool(domain.service_tds) or domain.more_service_tds
     return (
         *(POLICY_REFUSALS["migratable"] if migratable else ()),
         *(POLICY_REFUSALS["service-td"] if bound else ()),
     )
 
 
-def _shown(library: LibraryVerdict) -> str:
-    if not library.accepted:
-        return f"it refuses the quote ({library.refusal})"
-    advisories = ", ".join(sorted(library.advisories)) or "none"
-    return (
-        f"{library.status}, advisories {advisories}, {library.date}, evaluation {library.evaluation_number}"
-    )
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """What a policy says of TCBs; ``in_grace`` are statuses whose windows are open now."""
+
+    statuses: frozenset[TcbStatus]
+    grace: tuple[GraceWindow, ...]
+    in_grace: frozenset[TcbStatus]
+    min_tcb_date: int
+    accepted: Allowed
+    denied: frozenset[str]
 
 
 def check_standing(checks: CheckList, ours: Evaluation, policy: DcapPolicy, now: int) -> None:
-    """What the policy allows of the outcome."""
-    status = ours.standing.status
-    grace = [one.until for one in policy.grace if status in one.statuses]
+    """What the policy allows of the outcome, kept."""
+    rules = _Rules(
+        policy.statuses,
+        policy.grace,
+        _NONE.union(*(one.statuses for one in policy.grace if now <= one.until)) if policy.grace else _NONE,
+        policy.min_tcb_date,
+        policy.advisories_accepted,
+        policy.advisories_denied,
+    )
+    checks.replay(_standing(ours.standing, ours.qe_level.standing.date, rules), ends=False)
+
+
+@lru_cache(maxsize=256)
+def _standing(standing: Standing, qe_date: int, rules: _Rules) -> Verdict:
+    checks = CheckList()
+    status, date = standing.status, min(standing.date, qe_date)
     checks.note(
         "tcb-status",
-        status is not TcbStatus.REVOKED
-        and (status in policy.statuses or any(now <= until for until in grace)),
-        expected=_statuses(policy),
+        status is not TcbStatus.REVOKED and status in rules.statuses | rules.in_grace,
+        expected=_statuses(rules),
         found=status.value,
         reason=f"the platform's TCB is {status.value}, which the policy does not allow"
-        + (" any more" if grace else ""),
+        + (" any more" if any(status in one.statuses for one in rules.grace) else ""),
         advice=_UPDATE,
     )
-    date = min(ours.standing.date, ours.qe_level.standing.date)
     checks.note(
         "tcb-date",
-        date >= policy.min_tcb_date,
-        expected=f"not before {iso_date(policy.min_tcb_date)}",
+        date >= rules.min_tcb_date,
+        expected=f"not before {iso_date(rules.min_tcb_date)}",
         found=iso_date(date),
         reason="a level of platform, module or quoting enclave is of before the policy's date",
         advice=_UPDATE,
     )
-    refused = [one for one in ours.standing.advisories if not _advisory_allowed(one, policy)]
+    refused = [one for one in standing.advisories if not rules.accepted.holds(one) or one in rules.denied]
     checks.note(
         "advisories",
         not refused,
-        expected=f"accepted: {policy.advisories_accepted}; denied: "
-        + (", ".join(sorted(policy.advisories_denied)) or "none"),
-        found=", ".join(ours.standing.advisories) or "none",
+        expected=f"accepted: {rules.accepted}; denied: {', '.join(sorted(rules.denied)) or 'none'}",
+        found=", ".join(standing.advisories) or "none",
         reason=f"the platform is open to {', '.join(refused)}",
         advice=_UPDATE,
     )
+    return checks.verdict()
 
 
-def _advisory_allowed(advisory: str, policy: DcapPolicy) -> bool:
-    return policy.advisories_accepted.holds(advisory) and advisory not in policy.advisories_denied
-
-
-def _statuses(policy: DcapPolicy) -> str:
-    lasting = ", ".join(sorted(policy.statuses)) or "none"
-    for_now = [f"{', '.join(sorted(one.statuses))} until {iso_date(one.until)}" for one in policy.grace]
+def _statuses(rules: _Rules) -> str:
+    lasting = ", ".join(sorted(rules.statuses)) or "none"
+    for_now = [f"{', '.join(sorted(one.statuses))} until {iso_date(one.until)}" for one in rules.grace]
     return "; ".join([lasting, *for_now])
 
 

@@ -21,9 +21,10 @@ collateral, the quoting enclave's report, the TCB evaluation. Time is compared w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import cryptography
 
@@ -57,6 +58,7 @@ from attestation.dcap.tcb_checks import (
     check_signature,
     check_standing,
     explain,
+    in_library_terms,
     platform_svns,
 )
 from attestation.measurement_sets import (
@@ -74,7 +76,7 @@ from attestation.platform_verification import (
 )
 from attestation.policy import DcapPolicy, Policy, RootPurpose
 from attestation.verdict import CheckFailedError, CheckList
-from attestation.verdict_tree import group_of
+from attestation.verdict_tree import groups_of
 from measurements.tdx.quote import TdBody
 
 _VERSIONS = (("dcap-qvl", VERSION), ("cryptography", cryptography.__version__))
@@ -116,7 +118,7 @@ def verify_dcap(
     """
     checks, found = CheckList(), _Found()
     found.enclave = evidence.platform is EvidencePlatform.SGX
-    facts = None
+    facts: Callable[[], PlatformFacts] | None = None
     with suppress(CheckFailedError):
         section = _section(checks, evidence, policy)
         case = _Case(
@@ -131,8 +133,8 @@ def verify_dcap(
         facts = _verify(checks, case)
     verdict = checks.verdict()
     return PlatformVerification(
-        groups=tuple(group_of(name, title, names, verdict) for name, title, names in _groups(found.enclave)),
-        facts=facts if verdict.passed else None,
+        groups=groups_of(_groups(found.enclave), verdict),
+        facts=facts() if facts is not None and verdict.passed else None,
         windows=found.windows,
         components=found.components,
         chain=found.links,
@@ -179,37 +181,38 @@ def _sets(own: tuple[DcapCollateral, ...], given: tuple[DcapCollateral, ...]) ->
     return tuple(dict.fromkeys((*given, *own)))
 
 
-def _verify(checks: CheckList, case: _Case) -> PlatformFacts | None:
+def _verify(checks: CheckList, case: _Case) -> Callable[[], PlatformFacts]:
+    """Makes all checks; gives the facts, which are for the case that all of them passed."""
     section, found = case.section, case.found
     quote = _read_quote(checks, case)
     pck = read_pck(quote.certification_data, case.roots).into(checks)
     found.windows, found.links = pck.chain.windows, pck.chain.links
     given, collateral = _collateral(checks, case, quote, pck)
     qe = check_qe(Certified.of(quote), pck.leaf_der, given.qe_identity).into(checks)
-    library = library_verdict(case.evidence.report, given, collateral.root_der, case.now)
-    check_signature(checks, quote, library)
     svns = platform_svns(pck.machine, quote.body, qe)
+    library = library_verdict(case.evidence.report, given, collateral.root_der, case.now, platform=svns)
+    check_signature(checks, quote, library)
     found.components = explain(given.tcb_info, given.qe_identity, svns)
     body = quote.body
     if isinstance(body, TdBody):
         check_module(given.tcb_info, body.tee_tcb_svn, body.mrsignerseam, body.seam_attributes).into(checks)
     outcome = check_level(given.tcb_info, given.qe_identity, svns).into(checks)
-    check_library(checks, quote, outcome, collateral.evaluation_number, library, section)
+    ours = in_library_terms(outcome.standing, collateral.evaluation_number)
+    check_library(checks, quote, library, ours, section)
     check_standing(checks, outcome, section, case.now)
     check_identity(checks, pck.machine, section)
-    check_measurements(checks, registers_of(body), section.measurements)
+    registers = registers_of(body)
+    check_measurements(checks, registers, section.measurements)
     check_report_data(checks, quote.report_data, case.policy.report_data)
-    if not checks.verdict().passed:
-        return None
-    return facts_of(case.evidence.platform, quote, pck.machine, collateral, outcome)
+    return partial(facts_of, case.evidence.platform, quote, registers, pck.machine, collateral, outcome)
 
 
 def _read_quote(checks: CheckList, case: _Case) -> DcapQuote:
     with checks.step("quote-form", expected="a quote of version 3, 4 or 5 and nothing else"):
         quote = parse_dcap_quote(case.evidence.report)
     case.found.enclave = quote.header.tee_type == TeeType.SGX
-    check_header(checks, quote, case.evidence.platform)
-    check_body(checks, quote, case.section)
+    check_header(quote.header, case.evidence.platform).into(checks)
+    check_body(quote, case.section).into(checks)
     return quote
 
 
@@ -224,5 +227,5 @@ def _collateral(
     joined = check_platform(quote.certification_data, given, case.roots).into(checks)
     limit = age_window(collateral, case.section)
     case.found.windows, case.found.links = (*joined.windows, limit), joined.links
-    check_time(checks, joined.windows, collateral, case.section, case.now)
+    check_time(checks, joined, collateral, case.section, case.now)
     return given, collateral
