@@ -34,6 +34,7 @@ def make_fetcher(
     pccs: str | None = None,
     kds: str | None = None,
     rim: str | None = None,
+    ocsp: str | None = None,
     cache: Path | None = None,
     timeout: float | None = None,
     now: int | None = None,
@@ -47,7 +48,7 @@ def make_fetcher(
     from attestation.fetch.sources import sources
 
     return Fetcher(
-        sources=sources(pccs=pccs, kds=kds, rim=rim),
+        sources=sources(pccs=pccs, kds=kds, rim=rim, ocsp=ocsp),
         cache=FetchCache() if cache is None else FetchCache(folder=cache),
         client=HttpClient(timeout=TIMEOUT if timeout is None else timeout),
         clock=(lambda: int(time.time())) if now is None else (lambda: now),

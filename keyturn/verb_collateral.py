@@ -41,7 +41,12 @@ def fetch(
         str | None, typer.Option("--pccs", help="https://HOST[:PORT] of a PCCS, instead of Intel.")
     ] = None,
     kds: Annotated[str | None, typer.Option("--kds", help="A service to ask instead of AMD's.")] = None,
-    rim: Annotated[str | None, typer.Option("--rim", help="A service to ask instead of NVIDIA's.")] = None,
+    rim: Annotated[
+        str | None, typer.Option("--rim", help="A service to ask for manifests instead of NVIDIA's.")
+    ] = None,
+    ocsp: Annotated[
+        str | None, typer.Option("--ocsp", help="A responder to ask instead of NVIDIA's.")
+    ] = None,
     early: Annotated[
         bool, typer.Option("--early", help="Also Intel's next TCB recovery, for forecasts.")
     ] = False,
@@ -69,7 +74,7 @@ def fetch(
 
     out = Output(json=json)
     wanted = needs(import_evidence(read_limited(evidence)))
-    fetcher = make_fetcher(pccs=pccs, kds=kds, rim=rim, cache=cache, timeout=timeout)
+    fetcher = make_fetcher(pccs=pccs, kds=kds, rim=rim, ocsp=ocsp, cache=cache, timeout=timeout)
     found = fetch_all(out, wanted, fetcher, early=early, evaluation_number=evaluation_number)
     if not wanted:
         out.line("This evidence brings all its certificates itself, so there is nothing to fetch.")

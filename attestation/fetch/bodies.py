@@ -17,6 +17,7 @@ from urllib.parse import unquote
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ocsp
 
 from attestation.collateral_bundle import MAX_CHAIN, MAX_SIGNED_JSON
 from attestation.collateral_import import CollateralImportError, from_hex, rim_of_answer
@@ -114,6 +115,28 @@ def manifest(answer: Answer) -> Content:
     if not isinstance(document, dict):
         raise _UnexpectedError("is no object")
     return Content(start=0, end=FOREVER, ders=(rim_of_answer(document, "the answer"),))
+
+
+def ocsp_answer(answer: Answer, *, serial: int) -> Content:
+    """An answer of an OCSP responder (RFC 6960) that speaks of the certificate with this number."""
+    try:
+        response = ocsp.load_der_ocsp_response(answer.body)
+        if response.response_status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
+            raise _UnexpectedError(f"says {response.response_status.name.lower()}")
+        windows = [
+            (one.this_update_utc, one.next_update_utc)
+            for one in response.responses
+            if one.serial_number == serial
+        ]
+    except MALFORMED as error:
+        raise _UnexpectedError(f"is no OCSP answer: {error}") from error
+    if not windows:
+        raise _UnexpectedError("speaks of other certificates")
+    ends = [int(end.timestamp()) for _, end in windows if end is not None]
+    if len(ends) < len(windows):
+        raise _UnexpectedError("does not say when the next answer comes")
+    start = max(int(start.timestamp()) for start, _ in windows)
+    return Content(start=start, end=min(ends), ders=(answer.body,))
 
 
 def unexpected(error: Exception, answer: Answer, url: str) -> FetchError:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from hashlib import sha256
 
 from attestation.collateral import Collateral, DcapCollateral
 from attestation.container import EvidenceContainer
@@ -20,10 +21,11 @@ from attestation.fetch.bodies import UNEXPECTED, Content, unexpected
 from attestation.fetch.cache import FetchCache, KeptAnswer
 from attestation.fetch.errors import OFFLINE, FetchError
 from attestation.fetch.http import NOT_MODIFIED, OK, Answer, HttpClient
-from attestation.fetch.needs import DcapNeed, Need, SnpNeed, needs
+from attestation.fetch.needs import DcapNeed, Need, RimNeed, SnpNeed, needs
 from attestation.fetch.resources import (
     Resource,
     dcap_resources,
+    ocsp_resource,
     rim_resource,
     snp_resources,
     vcek_resource,
@@ -56,22 +58,28 @@ class Fetcher:
     def content(self, resource: Resource) -> Content:
         """What ``resource`` holds today; raises ``FetchError``."""
         url = self.sources.url(resource.source, resource.target)
-        kept = self.cache.load(url) if self.cache else None
+        name = _name(url, resource)
+        kept = self.cache.load(name) if self.cache else None
         content = self._readable(resource, kept)
         if kept and content and self._serves(resource, kept, content):
             return content
-        if self.cache and kept is None and self.cache.is_damaged(url):
+        if self.cache and kept is None and self.cache.is_damaged(name):
             self.notes(f"the cache of {resource.what} is damaged, so it is fetched again")
         self.progress(resource.what)
         try:
             held = kept if content and content.start <= self.clock() <= content.end else None
-            answer = self.client.get(url, limit=resource.limit, headers=_validators(held))
+            answer = self.client.get(
+                url,
+                limit=resource.limit,
+                headers={**_validators(held), **_form(resource)},
+                question=resource.question,
+            )
         except FetchError as error:
             raise _with_age(error, kept, content, self.clock()) from None
-        return self._taken(resource, url, answer, kept if content else None)
+        return self._taken(resource, name, answer, kept if content else None)
 
     def _taken(self, resource: Resource, url: str, answer: Answer, kept: KeptAnswer | None) -> Content:
-        """The content of an answer, which is kept from now on."""
+        """The content of an answer, which is kept under ``url`` from now on."""
         now = self.clock()
         entry = KeptAnswer(url=url, fetched=now, confirmed=now, headers=_essential(answer), body=answer.body)
         if answer.status == NOT_MODIFIED:
@@ -135,8 +143,10 @@ def collect(
             found = found.joined(_dcap(need, fetcher, early=early, evaluation_number=evaluation_number))
         elif isinstance(need, SnpNeed):
             found = found.joined(_snp(need, fetcher))
-        else:
+        elif isinstance(need, RimNeed):
             found = found.joined(Collateral(rims=fetcher.content(rim_resource(need)).ders))
+        else:
+            found = found.joined(Collateral(ocsp=fetcher.content(ocsp_resource(need)).ders))
     return found
 
 
@@ -185,6 +195,15 @@ def _snp(need: SnpNeed, fetcher: Fetcher) -> Collateral:
         certificates=(*key, *(der for ders in certificates for der in ders)),
         crls=tuple(der for ders in crls for der in ders),
     )
+
+
+def _name(url: str, resource: Resource) -> str:
+    """The address under which an answer is kept: with a digest of the question, if there is one."""
+    return url if resource.question is None else f"{url}#{sha256(resource.question).hexdigest()}"
+
+
+def _form(resource: Resource) -> dict[str, str]:
+    return {} if resource.question is None else {"Content-Type": "application/ocsp-request"}
 
 
 def _validators(kept: KeptAnswer | None) -> dict[str, str]:

@@ -1,15 +1,16 @@
-"""One file from a server over HTTP: limited in time and size, with retries, without redirects.
+"""One answer from a server over HTTP: limited in time and size, with retries, without redirects.
 
 ``timeout`` bounds everything for one file: connecting, headers, body, retries and the pauses between them. A
 server that sends a byte now and then is cut off, too. Retried are lost connections and answers 429, 500, 502,
 503 and 504, after 0.5, 1, 2… seconds of which a random part is left out; ``Retry-After`` (RFC 9110, section
 10.2.3) comes first where a server sends it. Redirects are errors: where collateral comes from is the user's
-choice. Proxies and authorities of the environment (``HTTPS_PROXY``, ``REQUESTS_CA_BUNDLE``) are used, except
-to this machine; names and passwords out of ``.netrc`` never are.
+choice. Authorities of the environment (``REQUESTS_CA_BUNDLE``) are used, and so are its proxies
+(``HTTPS_PROXY``), but not to this machine; names and passwords out of ``.netrc`` never are.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
@@ -70,11 +71,15 @@ class HttpClient:
     wall: Callable[[], float] = time.time
     chance: Callable[[], float] = field(default=random.random)
 
-    def get(self, url: str, *, limit: int, headers: Mapping[str, str] | None = None) -> Answer:
-        """The answer to ``GET``, with a body of at most ``limit`` bytes; raises ``FetchError``."""
+    def get(
+        self, url: str, *, limit: int, headers: Mapping[str, str] | None = None, question: bytes | None = None
+    ) -> Answer:
+        """The answer to ``GET``, or to ``POST`` of ``question``, with a body of at most ``limit`` bytes;
+        raises ``FetchError``.
+        """
         until = self.monotonic() + self.timeout
         for attempt in range(1, self.attempts + 1):
-            outcome = self._attempt(url, dict(headers or {}), limit, until)
+            outcome = self._attempt(url, dict(headers or {}), question, limit, until)
             if isinstance(outcome, Answer):
                 return outcome
             pause = self._pause(attempt, outcome)
@@ -91,7 +96,9 @@ class HttpClient:
         longest = min(FIRST_PAUSE * 2.0 ** (attempt - 1), LONGEST_PAUSE)
         return longest * (1 - self.chance() / 2)
 
-    def _attempt(self, url: str, headers: dict[str, str], limit: int, until: float) -> Answer | _Failure:
+    def _attempt(
+        self, url: str, headers: dict[str, str], question: bytes | None, limit: int, until: float
+    ) -> Answer | _Failure:
         """One request in a thread of its own: neither names that do not resolve nor headers that drip have
         a timeout that bounds them. Left alone, the thread ends with its connection.
         """
@@ -100,7 +107,7 @@ class HttpClient:
 
         def work() -> None:
             try:
-                found.append(self._ask(url, headers, limit, until))
+                found.append(self._ask(url, headers, question, limit, until))
             finally:
                 done.set()
 
@@ -108,13 +115,18 @@ class HttpClient:
         done.wait(max(0.0, until - self.monotonic()))
         return found[0] if found else _too_slow(self.timeout)
 
-    def _ask(self, url: str, headers: dict[str, str], limit: int, until: float) -> Answer | _Failure:
+    def _ask(
+        self, url: str, headers: dict[str, str], question: bytes | None, limit: int, until: float
+    ) -> Answer | _Failure:
         left = max(0.001, until - self.monotonic())
         try:
             with requests.Session() as session:
                 session.trust_env = not is_loopback(urlsplit(url).hostname or "")
-                with session.get(
+                session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True
+                with session.request(
+                    "GET" if question is None else "POST",
                     url,
+                    data=question,
                     headers={**_SENT, **headers},
                     auth=_without_netrc,
                     timeout=(min(CONNECT_SECONDS, left), min(READ_SECONDS, left)),

@@ -18,6 +18,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 from typing import NoReturn, TypeAlias
 
 import dcap_qvl
@@ -96,7 +97,19 @@ class RimNeed:
             _refuse("evidence", "its GPU's versions make no name of a manifest")
 
 
-Need: TypeAlias = DcapNeed | SnpNeed | RimNeed
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OcspNeed:
+    """What NVIDIA says of one certificate (DER), which ``issuer`` (DER) signed, or claims to have."""
+
+    certificate: bytes
+    issuer: bytes
+
+    def __post_init__(self) -> None:
+        for der in (self.certificate, self.issuer):
+            load_certificate(der, what="a certificate of the GPU")
+
+
+Need: TypeAlias = DcapNeed | SnpNeed | RimNeed | OcspNeed
 
 
 def needs(evidence: EvidenceContainer) -> tuple[Need, ...]:
@@ -170,7 +183,15 @@ def _issuers(certificates: Iterable[bytes], name: str) -> tuple[str, ...]:
 
 
 def _gpu_needs(part: GpuPart) -> list[Need]:
-    """Manifests of a GPU's driver and VBIOS, or of a switch's BIOS."""
+    """Manifests of a GPU's driver and VBIOS, or of a switch's BIOS, and the state of the certificates that
+    NVIDIA issued: all but the first, which the device made, and the root.
+    """
+    chain = part.certificates[1:]
+    asked = [OcspNeed(certificate=one, issuer=above) for one, above in pairwise(chain)]
+    return [*_manifest_needs(part), *asked]
+
+
+def _manifest_needs(part: GpuPart) -> list[Need]:
     report = parse_gpu_report(part.report)
     bios = report.vbios_version.replace(".", "")
     architecture = claimed_architecture(part.certificates[0]) if part.certificates else None

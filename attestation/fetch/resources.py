@@ -9,6 +9,7 @@ Paths (Intel PCS API version 4; AMD 57230 revision 1.00; NVIDIA RIM service vers
     /vcek|vlek/v1/{product}/cert_chain, /vcek|vlek/v1/{product}/crl
     /vcek/v1/{product}/{chip id}?[fmcSPL=…&]blSPL=…&teeSPL=…&snpSPL=…&ucodeSPL=…
     /v1/rim/{name}
+    POST / of a request with SHA-384 identifiers (RFC 6960, appendix A.1)
 """
 
 from __future__ import annotations
@@ -17,20 +18,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from attestation.collateral_bundle import MAX_RIM, MAX_SIGNED_JSON
+from cryptography.hazmat.primitives.hashes import SHA384
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ocsp
+
+from attestation.collateral_bundle import MAX_OCSP, MAX_RIM, MAX_SIGNED_JSON
 from attestation.fetch.bodies import (
     Content,
     certificate_chain,
     chip_certificate,
     manifest,
+    ocsp_answer,
     revocation_list,
     signed_json,
 )
 from attestation.fetch.http import Answer
-from attestation.fetch.needs import DcapNeed, PckCa, RimNeed, SnpNeed, Tee
+from attestation.fetch.needs import DcapNeed, OcspNeed, PckCa, RimNeed, SnpNeed, Tee
 from attestation.fetch.sources import Source
 from attestation.snp.products import Product
-from attestation.x509_chain import MAX_CERTIFICATE, MAX_CRL
+from attestation.x509_chain import MAX_CERTIFICATE, MAX_CRL, common_name, load_certificate
 from measurements.sev.report import SigningKey, TcbVersion
 
 HOUR, DAY = 3600, 24 * 3600
@@ -55,6 +61,8 @@ class Resource:
     limit: int
     max_age: int
     read: Callable[[Answer], Content]
+    question: bytes | None = None
+    """What is sent; None asks without."""
 
 
 def dcap_resources(
@@ -117,6 +125,21 @@ def rim_resource(need: RimNeed) -> Resource:
         limit=2 * MAX_RIM,
         max_age=DAY,
         read=manifest,
+    )
+
+
+def ocsp_resource(need: OcspNeed) -> Resource:
+    """What the responder says of one certificate."""
+    certificate, issuer = load_certificate(need.certificate), load_certificate(need.issuer)
+    request = ocsp.OCSPRequestBuilder().add_certificate(certificate, issuer, SHA384()).build()
+    return Resource(
+        what=f"OCSP answer for {common_name(certificate)}",
+        source=Source.OCSP,
+        target="/",
+        limit=MAX_OCSP,
+        max_age=HOUR,
+        read=partial(ocsp_answer, serial=certificate.serial_number),
+        question=request.public_bytes(Encoding.DER),
     )
 
 

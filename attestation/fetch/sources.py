@@ -8,6 +8,7 @@ source        API
 ``ROOT_CRL``  host of Intel's root certificate and its revocation list; a PCCS serves it itself
 ``AMD``       AMD Key Distribution Service (AMD 57230, revision 1.00)
 ``NVIDIA``    NVIDIA Reference Integrity Manifest service, version 1
+``OCSP``      OCSP responder of NVIDIA's device certificates
 ============  =======================================================================================
 """
 
@@ -30,6 +31,7 @@ class Source(StrEnum):
     ROOT_CRL = "root-crl"
     AMD = "amd"
     NVIDIA = "nvidia"
+    OCSP = "ocsp"
 
 
 VENDORS: Mapping[Source, str] = {
@@ -37,6 +39,7 @@ VENDORS: Mapping[Source, str] = {
     Source.ROOT_CRL: "https://certificates.trustedservices.intel.com",
     Source.AMD: "https://kdsintf.amd.com",
     Source.NVIDIA: "https://rim.attestation.nvidia.com",
+    Source.OCSP: "https://ocsp.ndis.nvidia.com",
 }
 _API_PATHS = ("/sgx/certification/v4", "/tdx/certification/v4")
 _MAX_LENGTH = 512
@@ -56,7 +59,9 @@ class Sources:
         return f"{self.bases[source]}{target}"
 
 
-def sources(*, pccs: str | None = None, kds: str | None = None, rim: str | None = None) -> Sources:
+def sources(
+    *, pccs: str | None = None, kds: str | None = None, rim: str | None = None, ocsp: str | None = None
+) -> Sources:
     """The vendors, but for what is given; raises ``FetchError`` for an address that may not be used."""
     bases = dict(VENDORS)
     if pccs is not None:
@@ -68,6 +73,8 @@ def sources(*, pccs: str | None = None, kds: str | None = None, rim: str | None 
         bases[Source.AMD] = parse_base(kds, "--kds")
     if rim is not None:
         bases[Source.NVIDIA] = parse_base(rim, "--rim")
+    if ocsp is not None:
+        bases[Source.OCSP] = parse_base(ocsp, "--ocsp")
     return Sources(bases=bases, pccs=pccs is not None)
 
 

@@ -134,7 +134,7 @@ def test_fetch_gives_up_after_its_time(capsys: pytest.CaptureFixture[str], evide
     assert error["code"] == "collateral-fetch"
 
 
-@pytest.mark.parametrize("option", ["--pccs", "--kds", "--rim"])
+@pytest.mark.parametrize("option", ["--pccs", "--kds", "--rim", "--ocsp"])
 def test_fetch_never_goes_over_plain_http(
     capsys: pytest.CaptureFixture[str], evidence_file: Path, option: str
 ) -> None:

@@ -5,6 +5,7 @@ and everything that can go wrong with them.
 from __future__ import annotations
 
 import hashlib
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -40,6 +41,7 @@ class Asked:
 
     target: str
     headers: Mapping[str, str]
+    body: bytes = b""
 
 
 @dataclass(kw_only=True)
@@ -79,7 +81,7 @@ class CollateralServer:
 
 
 @contextmanager
-def collateral_server() -> Iterator[CollateralServer]:
+def collateral_server(*, tls: ssl.SSLContext | None = None) -> Iterator[CollateralServer]:
     """A running server; it is gone after the ``with`` block."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -87,12 +89,20 @@ def collateral_server() -> Iterator[CollateralServer]:
             headers = {name.lower(): value for name, value in self.headers.items()}
             _send(self, state.next_reply(Asked(target=self.path, headers=headers)))
 
+        def do_POST(self) -> None:
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            body = self.rfile.read(int(headers.get("content-length", "0")))
+            _send(self, state.next_reply(Asked(target=self.path, headers=headers, body=body)))
+
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    state = CollateralServer(url=f"http://127.0.0.1:{server.server_address[1]}")
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    scheme = "http" if tls is None else "https"
+    state = CollateralServer(url=f"{scheme}://127.0.0.1:{server.server_address[1]}")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:

@@ -51,11 +51,11 @@ def revocation_list(issuer: str, now: int) -> bytes:
     )
 
 
-def ocsp_answer(now: int) -> bytes:
-    """DER of an answer that some certificate is good, for a month."""
+def ocsp_answer(now: int, leaf: bytes | None = None, issuer: bytes | None = None) -> bytes:
+    """DER of an answer that a certificate (DER; some one, if it is not given) is good, for a month."""
     moment = _moment(now)
-    one = x509.load_der_x509_certificate(certificate("leaf", now, issuer="authority"))
-    authority = x509.load_der_x509_certificate(certificate("authority", now))
+    one = x509.load_der_x509_certificate(leaf or certificate("leaf", now, issuer="authority"))
+    authority = x509.load_der_x509_certificate(issuer or certificate("authority", now))
     return (
         ocsp.OCSPResponseBuilder()
         .add_response(

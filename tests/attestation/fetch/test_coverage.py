@@ -8,11 +8,11 @@ import pytest
 
 from attestation.collateral import Collateral
 from attestation.fetch.coverage import missing
-from attestation.fetch.needs import DcapNeed, PckCa, RimNeed, SnpNeed, Tee
+from attestation.fetch.needs import DcapNeed, OcspNeed, PckCa, RimNeed, SnpNeed, Tee
 from attestation.snp.products import Product
 from measurements.sev.report import TcbVersion
 from tests.attestation.fetch.worlds import NOW, collateral_set, fmspc
-from tests.support.revocation_lists import certificate, revocation_list
+from tests.support.revocation_lists import certificate, ocsp_answer, revocation_list
 
 DCAP = DcapNeed(tee=Tee.TDX, fmspc=fmspc(), ca=PckCa.PLATFORM)
 TCB = TcbVersion(fmc=None, boot_loader=4, tee=0, snp=24, microcode=219)
@@ -58,6 +58,14 @@ def test_early_and_unreadable_sets_do_not_count() -> None:
 )
 def test_parts_of_what_a_report_needs_do_not_count(given: Collateral) -> None:
     assert missing((SNP,), given) == (SNP,)
+
+
+def test_an_answer_for_the_same_certificate_counts() -> None:
+    leaf, issuer = certificate("leaf", NOW, issuer="ARK-Genoa"), certificate("ARK-Genoa", NOW)
+    need = OcspNeed(certificate=leaf, issuer=issuer)
+    given = Collateral(ocsp=(b"none", ocsp_answer(NOW), ocsp_answer(NOW, leaf, issuer)))
+    assert missing((need,), given) == ()
+    assert missing((need,), replace(given, ocsp=given.ocsp[:2])) == (need,)
 
 
 def test_a_report_that_brings_its_certificate_needs_less() -> None:

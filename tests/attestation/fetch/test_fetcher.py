@@ -14,7 +14,7 @@ from attestation.container import EvidenceContainer, EvidencePlatform
 from attestation.fetch.cache import FetchCache
 from attestation.fetch.errors import FetchError
 from attestation.fetch.fetcher import Fetcher, collect, fetch_collateral
-from attestation.fetch.needs import DcapNeed, PckCa, RimNeed, SnpNeed, Tee
+from attestation.fetch.needs import DcapNeed, PckCa, SnpNeed, Tee
 from attestation.fetch.resources import CERTIFICATE_AGE, LIST_AGE
 from attestation.snp.products import Product
 from measurements.sev.report import TcbVersion
@@ -30,7 +30,6 @@ from tests.attestation.fetch.worlds import (
     local_sources,
     quick_client,
     replies,
-    rim_reply,
     tcb_target,
 )
 from tests.support.collateral_server import CollateralServer, Reply, dcap_replies
@@ -346,17 +345,6 @@ def test_a_busy_service_is_left_alone_as_long_as_it_asks(server: CollateralServe
     need = SnpNeed(products=(Product.MILAN,), vlek=True, chip_id=None, tcb=TCB)
     assert collect([need], asking).crls == (crl,)
     assert taken == [10.0]
-
-
-def test_manifests_of_gpus(server: CollateralServer, tmp_path: Path) -> None:
-    xml = b'<SoftwareIdentity name="GH100"/>'
-    server.serve("/v1/rim/NV_GPU_DRIVER_GH100_590.12", rim_reply(xml))
-    need = RimNeed(name="NV_GPU_DRIVER_GH100_590.12")
-    assert collect([need], kept_in(tmp_path, server)) == Collateral(rims=(xml,))
-    server.serve("/v1/rim/NV_GPU_DRIVER_GH100_590.12", Reply(status=500))
-    assert collect([need], kept_in(tmp_path, server)) == Collateral(rims=(xml,))
-    with pytest.raises(FetchError, match="holds until 9999"):
-        collect([need], kept_in(tmp_path, server, NOW + 2 * DAY))
 
 
 def test_a_platform_that_needs_nothing_asks_nobody(server: CollateralServer) -> None:

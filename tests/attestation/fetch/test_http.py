@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
+import ssl
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
+from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from attestation.fetch.errors import FetchError
 from attestation.fetch.http import ATTEMPTS, HttpClient
-from tests.support.collateral_server import CollateralServer, Reply
+from tests.support.collateral_server import CollateralServer, Reply, collateral_server
 
 WALL = 1_781_000_000.0
 
@@ -209,12 +217,60 @@ def test_nobody_listens() -> None:
 
 def test_a_server_without_a_certificate() -> None:
     """TLS to a server that speaks none is not tried over plain HTTP."""
-    from tests.support.collateral_server import collateral_server
-
     with collateral_server() as server, pytest.raises(FetchError) as found:
         client(attempts=1).get(server.url.replace("http://", "https://"), limit=1)
     assert server.asked == []
     assert found.value.advice
+
+
+def server_certificate(folder: Path) -> tuple[ssl.SSLContext, Path]:
+    """TLS for 127.0.0.1, and the file with the certificate, which is its own authority."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a PCCS of one's own")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    files = (folder / "key.pem", folder / "certificate.pem")
+    files[0].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    files[1].write_bytes(certificate.public_bytes(Encoding.PEM))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files[1], files[0])
+    return context, files[1]
+
+
+def test_a_certificate_of_ones_own_has_to_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+    monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
+    context, authority = server_certificate(tmp_path)
+    with collateral_server(tls=context) as server:
+        server.serve("/file", Reply(body=b"content"))
+        pauses = Pauses()
+        error = refused(server, client(pauses))
+        assert "certificate is not accepted" in error.reason
+        assert "REQUESTS_CA_BUNDLE" in error.advice
+        assert (server.asked, pauses.taken) == ([], [])
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority))
+        assert client().get(f"{server.url}/file", limit=10).body == b"content"
+
+
+def test_a_question_is_posted(server: CollateralServer) -> None:
+    server.serve("/", Reply(status=503), Reply(body=b"answer"))
+    found = client().get(f"{server.url}/", limit=10, headers={"Content-Type": "x/y"}, question=b"question")
+    assert found.body == b"answer"
+    assert [one.body for one in server.asked] == [b"question"] * 2
+    assert server.asked[1].headers["content-type"] == "x/y"
 
 
 def test_credentials_and_proxies_of_the_environment_are_not_used_here(

@@ -14,8 +14,14 @@ from hypothesis import strategies as st
 from attestation.collateral import Collateral
 from attestation.container import EvidenceContainer, EvidencePlatform, GpuPart
 from attestation.fetch.errors import FetchError
-from attestation.fetch.needs import DcapNeed, Need, PckCa, RimNeed, SnpNeed, Tee, needs
-from attestation.fetch.resources import dcap_resources, rim_resource, snp_resources, vcek_resource
+from attestation.fetch.needs import DcapNeed, Need, OcspNeed, PckCa, RimNeed, SnpNeed, Tee, needs
+from attestation.fetch.resources import (
+    dcap_resources,
+    ocsp_resource,
+    rim_resource,
+    snp_resources,
+    vcek_resource,
+)
 from attestation.nvidia.evidence_files import read_gpu_evidence
 from attestation.snp.products import Product
 from measurements.errors import KeyturnError
@@ -60,6 +66,8 @@ def targets(need: Need) -> list[str]:
         ]
     if isinstance(need, RimNeed):
         return [rim_resource(need).target]
+    if isinstance(need, OcspNeed):
+        return [ocsp_resource(need).target]
     found = [one.target for product in need.products for one in snp_resources(product, vlek=need.vlek)]
     if need.chip_id is not None:
         found += [vcek_resource(product, need).target for product in need.products]
@@ -200,7 +208,11 @@ def test_real_gpus_and_switches(file: str, names: list[str]) -> None:
     gpus = read_gpu_evidence(vector(f"attestation/nvidia/{file}").read_bytes())
     found = needs(EvidenceContainer(platform=EvidencePlatform.NITRO, report=b"", gpus=gpus))
     assert [need.name for need in found if isinstance(need, RimNeed)] == names
-    assert [targets(need) for need in found] == [[f"/v1/rim/{name}"] for name in names]
+    asked = [need for need in found if isinstance(need, OcspNeed)]
+    assert [need.certificate for need in asked] == list(gpus[0].certificates[1:-1])
+    assert [need.issuer for need in asked] == list(gpus[0].certificates[2:])
+    expected = [[f"/v1/rim/{name}"] for name in names] + [["/"]] * len(asked)
+    assert [targets(need) for need in found] == expected
 
 
 def test_a_gpu_without_certificates_is_refused() -> None:
