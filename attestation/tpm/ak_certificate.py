@@ -7,7 +7,8 @@ Google's and Azure's certificates follow it:
 - no authority (basic constraints say so or are absent, as Azure's older ones), key usage: digital signature
   and nothing that encrypts or issues. That also keeps EK certificates out, which Google's authority issues
   as well;
-- extended key usage, if there is one, holds 2.23.133.8.3 (AK certificate), and never 2.23.133.8.1 (EK);
+- extended key usage, if there is one, holds 2.23.133.8.3 (AK certificate), or 2.23.133.8.1 (EK), which Google
+  put into AK certificates of 2021: key usage tells the two apart;
 - no critical extension besides these and the subject alternative name;
 - Google's instance identity (OID 1.3.6.1.4.1.11129.2.1.21), if there, is well formed and of production.
 
@@ -120,5 +121,5 @@ def _check_usage(certificate: x509.Certificate) -> None:
 def _check_extended_usage(certificate: x509.Certificate) -> None:
     usages = [one.value for one in certificate.extensions if isinstance(one.value, x509.ExtendedKeyUsage)]
     for usage in usages:
-        if AK_USAGE not in usage or EK_USAGE in usage:
+        if AK_USAGE not in usage and EK_USAGE not in usage:
             refuse("the AK certificate's extended key usage is not that of an attestation key")

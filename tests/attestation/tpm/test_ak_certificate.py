@@ -8,11 +8,20 @@ from functools import cache
 
 import pytest
 from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from attestation.ek_certificate import EK_USAGE
+from attestation.importers import import_evidence
 from attestation.policy import AkProof, Measurements, Policy, RootPurpose
-from attestation.tpm.ak_certificate import AK_USAGE, INSTANCE_IDENTITY, instance_identity
-from attestation.x509_chain import CertificateError
+from attestation.tpm.ak_certificate import (
+    AK_USAGE,
+    INSTANCE_IDENTITY,
+    instance_identity,
+    read_ak_certificate,
+)
+from attestation.tpm_signature import public_key
+from attestation.tpm_structures import parse_public
+from attestation.x509_chain import CertificateError, load_certificate
 from tests.support.paper_tpm import VALID_TO, key_usage, tpm_name
 from tests.support.tpm_containers import (
     AK_KEY_USAGE,
@@ -22,6 +31,7 @@ from tests.support.tpm_containers import (
     failures,
     verify,
 )
+from tests.support.vectors import vector
 
 Extensions = Sequence[tuple[x509.ExtensionType, bool]]
 NOT_CA = (x509.BasicConstraints(ca=False, path_length=None), True)
@@ -70,6 +80,7 @@ def outcome(certificate: bytes, chosen: Policy | None = None) -> list[str]:
         [SIGNS],
         [SIGNS, (x509.ExtendedKeyUsage([x509.ObjectIdentifier("1.3.6.1.4.1.311.10.3.12"), AK_USAGE]), False)],
         [NOT_CA, SIGNS, (x509.ExtendedKeyUsage([AK_USAGE]), True), (tpm_name(), True)],
+        [NOT_CA, SIGNS, (x509.ExtendedKeyUsage([EK_USAGE]), False), (tpm_name(), True)],
         [NOT_CA, SIGNS, (x509.UnrecognizedExtension(INSTANCE_IDENTITY, identity()), False)],
     ],
 )
@@ -89,6 +100,22 @@ def test_what_google_says_of_the_instance_is_a_fact() -> None:
     assert facts.identity["platform_id"] == facts.identity["ak_id"]
 
 
+@pytest.mark.parametrize("name", ["gce-cos-85-no-nonce.pb", "gce-cos-85-nonce9009.pb"])
+def test_real_evidence_of_google(name: str) -> None:
+    """Quote and AK certificate hold; the authority above the certificate is not among the vectors."""
+    evidence = import_evidence(vector(f"tpm-quote-pairs/go-tpm-tools/{name}").read_bytes())
+    result = verify(evidence, policy())
+    assert failures(result) == ["ak-chain"]
+    assert result.groups[0].passed
+    assert evidence.tpm is not None
+    assert evidence.tpm.ak_certificate is not None
+    details = read_ak_certificate(evidence.tpm.ak_certificate)
+    assert details["gcp_zone"] == "us-central1-a"
+    assert details["gcp_project_id"] == "google.com:wuale-gcp-testing"
+    key = load_certificate(evidence.tpm.ak_certificate).public_key()
+    assert key == public_key(parse_public(evidence.tpm.ak_public))
+
+
 @pytest.mark.parametrize(
     "extensions",
     [
@@ -97,8 +124,7 @@ def test_what_google_says_of_the_instance_is_a_fact() -> None:
         [NOT_CA, (key_usage(digital_signature=True, key_encipherment=True), True)],
         [NOT_CA, (key_usage(digital_signature=True, key_cert_sign=True), True)],
         [(x509.BasicConstraints(ca=True, path_length=0), True), SIGNS],
-        [NOT_CA, SIGNS, (x509.ExtendedKeyUsage([EK_USAGE]), False)],
-        [NOT_CA, SIGNS, (x509.ExtendedKeyUsage([AK_USAGE, EK_USAGE]), False)],
+        [NOT_CA, SIGNS, (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), False)],
         [NOT_CA, SIGNS, (x509.OCSPNoCheck(), True)],
         [NOT_CA, SIGNS, (x509.UnrecognizedExtension(INSTANCE_IDENTITY, identity(production=b"\0")), False)],
         [NOT_CA, SIGNS, (x509.UnrecognizedExtension(INSTANCE_IDENTITY, b""), False)],
