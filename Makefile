@@ -24,6 +24,7 @@ bench:
 	@$(VENV)/bin/python benchmarks/build.py $(BENCH_ARGS)
 	@$(VENV)/bin/python benchmarks/boot.py $(BOOT_BENCH_ARGS)
 	@$(VENV)/bin/python benchmarks/measure.py $(MEASURE_BENCH_ARGS)
+	@$(VENV)/bin/python benchmarks/verify.py $(VERIFY_BENCH_ARGS)
 
 vectors:
 	@scripts/setup demo

@@ -5,21 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from attestation.container import EvidenceContainer
+from attestation.container_codec import container_hash
 from attestation.platform_verification import ChainLink, Component, PlatformFacts, Window
+from attestation.policy import Policy
+from attestation.policy_document import policy_digest
 from attestation.verdict_tree import Group, Tree
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvidenceVerdict:
     """The verdict on one machine. ``facts`` has one entry for each verified report (platform, TPM, GPUs) and
-    is empty unless all passed. Hashes are 32 bytes, times seconds since 1970.
+    is empty unless all passed; ``now`` is in seconds since 1970.
     """
 
     groups: tuple[Group, ...]
     facts: tuple[PlatformFacts, ...]
-    evidence_hash: bytes
-    policy_digest: bytes
-    policy_name: str
+    evidence: EvidenceContainer
+    policy: Policy
     development: bool
     """Whether trust is for development only: policy or machine."""
     now: int
@@ -32,6 +35,16 @@ class EvidenceVerdict:
     def tree(self) -> Tree:
         """All checks, in groups."""
         return Tree(groups=self.groups)
+
+    @property
+    def evidence_hash(self) -> bytes:
+        """Hash of the container, 32 bytes."""
+        return container_hash(self.evidence)
+
+    @property
+    def policy_digest(self) -> bytes:
+        """Digest of the policy as it stands on chain, 32 bytes."""
+        return policy_digest(self.policy)
 
     @property
     def passed(self) -> bool:
@@ -56,7 +69,7 @@ class EvidenceVerdict:
         return {
             **self.tree.as_json(),
             "evidence": self.evidence_hash.hex(),
-            "policy": {"name": self.policy_name, "digest": self.policy_digest.hex()},
+            "policy": {"name": self.policy.name, "digest": self.policy_digest.hex()},
             "development": self.development,
             "now": self.now,
             "facts": [_facts_json(one) for one in self.facts],

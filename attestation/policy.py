@@ -203,9 +203,9 @@ class NitroPolicy:
 class GpuPolicy:
     """For GPUs and switches beside a CPU's evidence.
 
-    ``count`` is exact. ``ocsp`` demands fresh answers for each certificate; ``rims`` demands that every
-    measurement is compared with signed manifests of driver and VBIOS. ``bound`` demands that the digest of
-    the GPU evidence is in the CPU's report data.
+    ``count`` is exact. ``ocsp`` demands fresh answers for each certificate but the leaf, which the device
+    makes itself, and the root; ``rims`` demands that every measurement is compared with signed manifests of
+    driver and VBIOS. ``bound`` demands that the digest of the GPU evidence is in the CPU's report data.
     """
 
     count: int

@@ -60,7 +60,7 @@ def render_page(verdict: EvidenceVerdict, forecast: Forecast) -> str:
 def _banner(verdict: EvidenceVerdict, forecast: Forecast) -> str:
     mark, word = ("ok", "Passed") if verdict.passed else ("bad", "Refused")
     failures = [check.reason for check in verdict.tree.failures]
-    lines = [f"<strong>{word}</strong> at {_date(verdict.now)} under policy {escape(verdict.policy_name)}"]
+    lines = [f"<strong>{word}</strong> at {_date(verdict.now)} under policy {escape(verdict.policy.name)}"]
     if forecast.valid_until is not None:
         lines.append(f"valid until {_date(forecast.valid_until)}")
     lines += [escape(reason) for reason in failures]

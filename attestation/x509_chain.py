@@ -38,6 +38,8 @@ MAX_CERTIFICATE = 16 << 10
 MAX_CRL = 1 << 20
 MAX_POOL = 64
 """Most certificates among which issuers are looked for."""
+MAX_NAMESAKES = 6
+"""Most certificates of one issuer's name whose keys are tried, since each costs a signature."""
 MAX_DEPTH = 8
 """Most certificates in a chain, leaf and root included."""
 
@@ -209,10 +211,14 @@ def _issuer(
     """The candidate that signed ``certificate`` and may; trusted roots come first. ``below`` is how many
     intermediates stand under it.
     """
-    ordered = sorted(candidates, key=lambda one: hashlib.sha256(one[0]).digest() not in roots)
-    for der, one in ordered:
-        if der in exclude or one.subject != certificate.issuer or not _may_issue(one, below):
-            continue
+    named = [
+        (der, one)
+        for der, one in sorted(candidates, key=lambda one: hashlib.sha256(one[0]).digest() not in roots)
+        if der not in exclude and one.subject == certificate.issuer and _may_issue(one, below)
+    ]
+    if len(named) > MAX_NAMESAKES:
+        refuse(f"more than {MAX_NAMESAKES} certificates are called {_name(named[0][1])}")
+    for der, one in named:
         try:
             certificate.verify_directly_issued_by(one)
         except (InvalidSignature, *MALFORMED):

@@ -23,6 +23,16 @@ from keyturn.dstack_options import (
     UnboundOption,
 )
 from keyturn.output import JsonOption, Output
+from keyturn.policy_verify_options import (
+    CacheOption,
+    CollateralOption,
+    HtmlOption,
+    KdsOption,
+    NowOption,
+    OfflineOption,
+    PccsOption,
+    PolicyOption,
+)
 from keyturn.verdict_output import require_tree, show_tree
 
 if TYPE_CHECKING:
@@ -41,9 +51,9 @@ class Taken(StrEnum):
 
 _FileArgument = Annotated[
     str | None,
-    typer.Argument(help="URL of a service, evidence, or a receipt as the KMS shows it; none with --offline."),
+    typer.Argument(help="URL of a service, evidence, or a receipt as the KMS shows it; none with --bundle."),
 ]
-_OfflineOption = Annotated[Path | None, typer.Option("--offline", help="A bundle; nothing else is asked.")]
+_BundleInOption = Annotated[Path | None, typer.Option("--bundle", help="A bundle; nothing else is asked.")]
 _RootOption = Annotated[
     list[Path] | None, typer.Option("--root", help="Trusted root certificate of TPMs (DER or PEM).")
 ]
@@ -115,7 +125,15 @@ def register(app: typer.Typer) -> None:
 
 def verify(
     file: _FileArgument = None,
-    offline: _OfflineOption = None,
+    bundle: _BundleInOption = None,
+    policy: PolicyOption = None,
+    collateral: CollateralOption = None,
+    now: NowOption = None,
+    offline: OfflineOption = False,
+    html: HtmlOption = None,
+    pccs: PccsOption = None,
+    kds: KdsOption = None,
+    cache: CacheOption = None,
     root: _RootOption = None,
     intermediate: _IntermediateOption = None,
     reference: _ReferenceOption = None,
@@ -157,10 +175,26 @@ def verify(
     from keyturn.verify_inputs import AnchorOptions, NodeFiles, ReceiptFiles, ServiceInputs, VerifyUsageError
 
     out = Output(json=json)
-    if [file, offline, dstack].count(None) != 2:
+    if [file, bundle, dstack].count(None) != 2:
         raise VerifyUsageError(
-            "exactly one of them is needed", subject="FILE, --offline, --dstack", advice="name what to verify"
+            "exactly one of them is needed", subject="FILE, --bundle, --dstack", advice="name what to verify"
         )
+    if policy is not None:
+        from keyturn.policy_verification import PolicyInputs, verify_with_policy
+
+        inputs = PolicyInputs(
+            policy=policy,
+            collateral=tuple(collateral or ()),
+            now=now,
+            offline=offline,
+            html=html,
+            pccs=pccs,
+            kds=kds,
+            cache=cache,
+            report_data=report_data,
+        )
+        verify_with_policy(out, Path(_only_file(file)), inputs)
+        return
     if dstack is not None:
         from keyturn.dstack_inputs import Known, TablesSource, verify_report
 
@@ -176,9 +210,9 @@ def verify(
         )
         verify_report(out, dstack, known)
         return
-    if nonce is not None and offline is None:
+    if nonce is not None and bundle is None:
         raise VerifyUsageError(
-            "belongs to --offline", subject="--nonce", advice="leave it out: a new one is made for a service"
+            "belongs to --bundle", subject="--nonce", advice="leave it out: a new one is made for a service"
         )
     options = AnchorOptions(
         roots=root or [],
@@ -193,8 +227,8 @@ def verify(
         nonce=nonce,
     )
     node = NodeFiles(node=kms_node, reference=kms_reference)
-    if offline is not None:
-        tree = _verify_offline(offline, options, node)
+    if bundle is not None:
+        tree = _verify_bundle(bundle, options, node)
     elif is_url(given := _given(file)):
         service = ServiceInputs(url=given, kms=kms, reference=reference)
         tree = _verify_service(service, options, node, rpc, write_bundle)
@@ -214,6 +248,16 @@ def verify(
     require_tree(tree)
 
 
+def _only_file(file: str | None) -> str:
+    from keyturn.verify_inputs import VerifyUsageError
+
+    if file is None:
+        raise VerifyUsageError(
+            "judges a file of evidence", subject="--policy", advice="name the evidence: keyturn verify FILE"
+        )
+    return file
+
+
 def _given(file: str | None) -> str:
     assert file is not None
     return file
@@ -225,7 +269,7 @@ def _is_evidence(document: Any) -> bool:
     return isinstance(document, dict) and document.get("type") == TYPE
 
 
-def _verify_offline(path: Path, options: AnchorOptions, node: NodeFiles) -> Tree:
+def _verify_bundle(path: Path, options: AnchorOptions, node: NodeFiles) -> Tree:
     from keyturn.input_files import read_limited
     from keyturn.verify_inputs import make_anchors, with_node
     from kms.bundle import parse_bundle

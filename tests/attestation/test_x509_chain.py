@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestation.x509_chain import (
+    MAX_NAMESAKES,
     MAX_POOL,
     CertificateError,
     build_chain,
@@ -106,6 +107,11 @@ def test_a_huge_pool() -> None:
     pool = [str(number).encode() for number in range(MAX_POOL + 1)]
     with pytest.raises(CertificateError, match="more than"):
         build_chain(LEAF.der, pool, roots=pinned(ROOT), what="the leaf")
+
+
+def test_a_crowd_of_one_name_is_not_tried() -> None:
+    crowd = [issue(Wish(name="middle", ca=True)) for _ in range(MAX_NAMESAKES)]
+    refused("certificates are called middle", LEAF, *crowd, MIDDLE, ROOT)
 
 
 @pytest.mark.parametrize("moment", [datetime(2025, 12, 31, tzinfo=UTC), datetime(2027, 1, 2, tzinfo=UTC)])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from attestation.container import EvidencePlatform
+from dataclasses import replace
+
+from attestation.container import EvidenceContainer, EvidencePlatform
 from attestation.evidence_verdict import EvidenceVerdict
 from attestation.platform_verification import ChainLink, Component, PlatformFacts, Window
 from attestation.verdict import Check
 from attestation.verdict_tree import Group
+from tests.support.policies import permissive_policy
 
 NOW = 1_780_000_000
 
@@ -39,9 +42,8 @@ def verdict_of(
                 details={"status": policy_name},
             ),
         ),
-        evidence_hash=b"\x33" * 32,
-        policy_digest=b"\x44" * 32,
-        policy_name=policy_name,
+        evidence=EvidenceContainer(platform=EvidencePlatform.TDX, report=b"quote"),
+        policy=replace(permissive_policy(EvidencePlatform.TDX), name=policy_name),
         development=development,
         now=now,
         windows=windows,

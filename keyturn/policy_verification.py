@@ -1,0 +1,154 @@
+"""``keyturn verify FILE --policy POLICY``: evidence of any platform, judged by a policy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from keyturn.input_files import read_limited
+from keyturn.output import Output, escape
+from keyturn.verdict_output import require_tree, show_tree
+from keyturn.verify_inputs import VerifyUsageError
+
+if TYPE_CHECKING:
+    from attestation.collateral import Collateral
+    from attestation.container import EvidenceContainer
+    from attestation.evidence_verdict import EvidenceVerdict
+    from attestation.forecast import Forecast, Turn
+    from attestation.platform_verification import PlatformFacts
+    from attestation.policy import Policy
+
+_SHORT = 64
+"""Characters of a value that a line shows whole."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PolicyInputs:
+    """What was given beside the evidence; None is not given."""
+
+    policy: Path
+    collateral: tuple[Path, ...]
+    now: str | None
+    offline: bool
+    html: Path | None
+    pccs: str | None
+    kds: str | None
+    cache: Path | None
+    report_data: str | None
+
+
+def verify_with_policy(out: Output, path: Path, inputs: PolicyInputs) -> None:
+    """Verify, show the tree and the forecast, and end with exit status 1 unless the evidence passes."""
+    from attestation.anchors import anchors_for
+    from attestation.forecast import forecast
+    from attestation.importers import import_evidence
+    from attestation.verify import verify_evidence
+    from keyturn.policy_inputs import parse_moment
+
+    now = int(time.time()) if inputs.now is None else parse_moment(inputs.now)
+    policy = _policy(inputs)
+    anchors = anchors_for(policy)
+    evidence = import_evidence(read_limited(path))
+    collateral = _collateral(out, evidence, inputs, now)
+    evaluate = partial(_evaluate, verify_evidence, evidence, policy, anchors)
+    verdict = evaluate(collateral, now)
+    ahead = forecast(
+        verdict, collateral=evidence.collateral.joined(collateral), policy=policy, evaluate=evaluate
+    )
+    if inputs.html is not None:
+        from attestation.verdict_page import render_page
+
+        inputs.html.write_text(render_page(verdict, ahead), encoding="utf-8")
+    _show(out, verdict, ahead)
+    out.result({**verdict.as_json(), "forecast": ahead.as_json()})
+    require_tree(verdict.tree)
+
+
+def _evaluate(
+    verify: Any, evidence: EvidenceContainer, policy: Policy, anchors: Any, collateral: Collateral, now: int
+) -> EvidenceVerdict:
+    verdict: EvidenceVerdict = verify(
+        evidence, collateral=collateral, anchors=anchors, policy=policy, now=now
+    )
+    return verdict
+
+
+def _policy(inputs: PolicyInputs) -> Policy:
+    from attestation.policy import Allowed
+    from keyturn.policy_inputs import read_policy
+
+    policy = read_policy(inputs.policy)
+    if inputs.report_data is None:
+        return policy
+    value = inputs.report_data.lower()
+    try:
+        bytes.fromhex(value)
+    except ValueError:
+        raise VerifyUsageError(
+            "is not hex", subject="--report-data", advice="give the bytes that the evidence must bind, in hex"
+        ) from None
+    return replace(policy, report_data=Allowed(values=frozenset({value})))
+
+
+def _collateral(out: Output, evidence: EvidenceContainer, inputs: PolicyInputs, now: int) -> Collateral:
+    """What is given, and unless ``--offline`` what vendors publish about this evidence's platform."""
+    from keyturn.collateral_inputs import fetch_missing, read_collateral
+
+    given = read_collateral(inputs.collateral)
+    if inputs.offline:
+        if inputs.pccs or inputs.kds or inputs.cache:
+            raise VerifyUsageError(
+                "asks no network", subject="--offline", advice="leave out --pccs, --kds and --cache"
+            )
+        return given
+    return given.joined(
+        fetch_missing(
+            out, evidence, given=given, pccs=inputs.pccs, kds=inputs.kds, cache=inputs.cache, now=now
+        )
+    )
+
+
+def _show(out: Output, verdict: EvidenceVerdict, ahead: Forecast) -> None:
+    if verdict.development:
+        out.warn("development only: this trust means nothing in production")
+    show_tree(out, verdict.tree, title=f"evidence under policy {escape(verdict.policy.name)}")
+    short = [one for one in verdict.components if one.short]
+    if short:
+        rows = [(escape(one.name), str(one.have), str(one.need)) for one in short]
+        out.table("Components behind the newest level", ("component", "the platform has", "it needs"), rows)
+    for facts in verdict.facts:
+        _show_facts(out, facts)
+    for turn in ahead.turns:
+        _show_turn(out, turn)
+    if ahead.valid_until is not None:
+        out.line(f"valid until {_date(ahead.valid_until)}")
+    versions = ", ".join(f"{name} {version}" for name, version in verdict.versions)
+    out.line(f"[dim]evidence {verdict.evidence_hash.hex()}, policy {verdict.policy_digest.hex()}[/dim]")
+    out.line(f"[dim]judged for {_date(verdict.now)} with {escape(versions)}[/dim]")
+
+
+def _show_facts(out: Output, facts: PlatformFacts) -> None:
+    rows: list[tuple[str, str]] = []
+    for part in (facts.identity, facts.details, _hex(facts.registers)):
+        rows += [(escape(name), escape(value)) for name, value in part.items()]
+    rows.append(("report data", facts.report_data.hex()))
+    out.table(f"Facts of {facts.platform.value}", ("what", "value"), rows)
+
+
+def _hex(registers: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: value.hex() for name, value in registers.items()}
+
+
+def _show_turn(out: Output, turn: Turn) -> None:
+    outcome = "[green]it passes[/green]" if turn.passes else "[red]it is refused[/red]"
+    why = f" ({escape(' '.join(turn.reasons))})" if turn.reasons else ""
+    out.line(f"from {_date(turn.at)}: {escape('; '.join(turn.causes))}: {outcome}{why}")
+
+
+def _date(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
