@@ -287,10 +287,12 @@ class AllowedOf(Kind):
         if not isinstance(value, list):
             more = f' or "{ANY}"' if self.any_allowed else ""
             wrong(f"{shown(value)} is not a list{more}", f"write a list{more}; an empty list stands for none")
-        if self.both and len(value) > 1 and value.count(ANY) == 1:
-            rest = [one for one in value if one != ANY]
-            return Allowed(values=Listed(self.item).read(rest, form), any=True)
-        return Allowed(values=Listed(self.item).read(value, form))
+        rest = [one for one in value if one != ANY]
+        if rest == value:
+            return Allowed(values=Listed(self.item).read(value, form))
+        if not self.both or not rest or len(value) - len(rest) != 1:
+            wrong(f'it lists "{ANY}"', f'write "{ANY}" in the place of the list, or leave it out')
+        return Allowed(values=Listed(self.item).read(rest, form), any=True)
 
     def write(self, value: Any) -> Json:
         values = Listed(self.item).write(value.values)

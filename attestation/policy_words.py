@@ -191,7 +191,8 @@ def _floors(section: SnpPolicy) -> Iterator[Sentence]:
     if "milan" in section.floors:
         count = len(section.chip_ids.values)
         yield _warns(
-            f"Keys of Milan chips can be taken by software: only chips that are listed pass ({count} are)."
+            f"Keys of Milan chips can be taken by software: only chips that are listed pass ({count} are), "
+            "and clouds that are listed by name."
         )
 
 
@@ -205,7 +206,12 @@ def _snp(section: SnpPolicy) -> Iterator[Sentence]:
     else:
         yield from _list(section.chip_ids, "The chip must be", "chip")
     if section.vlek:
-        yield from _list(section.csp_ids, "A cloud's key must be of", "cloud")
+        if section.csp_ids.any and section.csp_ids.values:
+            yield _decides(
+                f"Any cloud's key is accepted, for Milan that of {_values(section.csp_ids.values)}."
+            )
+        else:
+            yield from _list(section.csp_ids, "A cloud's key must be of", "cloud")
     if section.vmpls:
         yield _decides(f"Reports may be asked for at VMPL {_join(map(str, section.vmpls))}.")
     else:
@@ -242,7 +248,7 @@ def _tpm(section: TpmPolicy) -> Iterator[Sentence]:
     else:
         yield _warns("No proof of the attestation key is accepted: nothing passes.")
     if AkProof.CREDENTIAL in section.ak_proofs and not section.activation_secrets.values:
-        yield _warns("No activation secret is listed: no credential counts as opened.")
+        yield _warns("No activation value is listed: no credential counts as opened (a KMS makes its own).")
     pcrs = ", ".join(map(str, sorted(section.pcrs)))
     if pcrs and section.banks:
         yield _refuses(f"A quote that does not cover PCR {pcrs} of {_join(section.banks)} is refused.")

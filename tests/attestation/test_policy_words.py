@@ -83,7 +83,7 @@ def test_every_policy_has_words(policy: Policy) -> None:
         (EVERYTHING, "Without it changed firmware passes."),
         (EVERYTHING, "Without it revoked devices pass."),
         (EVERYTHING, "Without it a GPU of another machine passes."),
-        (EVERYTHING, "No activation secret is listed: no credential counts as opened."),
+        (EVERYTHING, "No activation value is listed: no credential counts as opened (a KMS makes its own)."),
         (EVERYTHING, "The quote need not cover any register."),
         (changed(EVERYTHING, "snp", floors={}), "No product has a floor: nothing passes."),
         (changed(EVERYTHING, "snp", vmpls=frozenset()), "No VMPL is listed: nothing passes."),

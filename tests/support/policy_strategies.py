@@ -25,7 +25,7 @@ from attestation.policy import (
     TpmPolicy,
     TrustAnchor,
 )
-from attestation.policy_kinds import LAST_MOMENT
+from attestation.policy_kinds import ANY, LAST_MOMENT
 from attestation.policy_measurements import REGISTERS
 from attestation.policy_schema import GUEST_POLICY, PLATFORM_INFO
 
@@ -35,7 +35,9 @@ _SPAN = st.integers(1, LAST_MOMENT)
 _MOMENT = st.integers(0, LAST_MOMENT)
 _NAME = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=20)
 _LINE = st.text(string.ascii_letters + ' "=,é', min_size=1, max_size=30)
-_WORD = st.text(string.ascii_letters + string.digits + ".-_", min_size=1, max_size=12)
+_WORD = st.text(string.ascii_letters + string.digits + ".-_", min_size=1, max_size=12).filter(
+    lambda word: word != ANY
+)
 _ADVISORY = st.integers(0, 99999).map(lambda number: f"INTEL-SA-{number:05}")
 _STATUSES = st.frozensets(st.sampled_from([one for one in TcbStatus if one is not TcbStatus.REVOKED]))
 _DEV_ONLY = {EvidencePlatform.SIM}
@@ -111,7 +113,7 @@ SNP = st.builds(
     floors=_floors(),
     vlek=_FLAG,
     chip_ids=allowed(octets(64), both=True),
-    csp_ids=allowed(_WORD),
+    csp_ids=allowed(_WORD, both=True),
     vmpls=st.frozensets(st.integers(0, 3)),
     smt=_FLAG,
     migration_agent=_FLAG,
@@ -130,7 +132,7 @@ TPM = st.builds(
     banks=st.frozensets(st.sampled_from(["sha256", "sha384"])),
     pcrs=st.frozensets(st.integers(0, 23)),
     event_log=_FLAG,
-    activation_secrets=allowed(octets(16, 64), any_too=False),
+    activation_secrets=allowed(octets(32), any_too=False),
     platform_ids=allowed(octets(32)),
     measurements=measurements(EvidencePlatform.TPM),
 )
