@@ -48,6 +48,15 @@ def test_good_reports_pass(product: Product, version: int, kind: SigningKey) -> 
     assert ("launch_mitigations" in facts.details) == (version == 5)
 
 
+def test_turin_in_a_report_that_does_not_name_it() -> None:
+    """Its TCB can look like one of the older layout; the certificate tells."""
+    levels = replace(levels_of(Product.TURIN), tee=0, snp=0)
+    wishes = Wishes(
+        product=Product.TURIN, version=2, reported=levels, committed=levels, launch=levels, current=levels
+    )
+    assert failed(good_case(wishes).verify()) == {"product"}
+
+
 def test_what_hangs_on_what() -> None:
     found = good_case().demanding(floors=FLOORS, max_crl_age=30 * DAY).verify()
     assert [(one.subject, one.issuer) for one in found.chain] == [
