@@ -31,25 +31,18 @@ def parse_cbor(data: bytes, *, limit: int, subject: str, items: int = MAX_ITEMS)
     """The item that ``data`` (at most ``limit`` bytes and ``items`` items) holds; raises ``CborError`` for
     anything else.
     """
-    if len(data) > limit:
-        _refuse(f"has {len(data)} bytes, more than {limit}", subject)
-    try:
-        check_cbor(data, items=items)
-        item: object = cbor2.loads(data)
-        written = cbor2.dumps(item)
-    except (cbor2.CBORError, ValueError, TypeError, RecursionError) as error:
-        _refuse(f"is not CBOR of one plain item with nothing after it: {error}", subject)
+    item = _load(data, limit, subject, items)
+    written = cbor2.dumps(item)
     if data not in (written, _with_indefinite_length(written, item)):
         _refuse("is not one CBOR item with each key once and nothing after it", subject)
-    _check_keys(item, subject)
     return item
 
 
 def parse_deterministic_cbor(data: bytes, *, limit: int, subject: str, items: int = MAX_ITEMS) -> object:
     """The item whose deterministic form is ``data``; raises ``CborError`` for anything else."""
-    item = parse_cbor(data, limit=limit, subject=subject, items=items)
+    item = _load(data, limit, subject, items)
     if encode_deterministic_cbor(item) != data:
-        _refuse("is not in its deterministic form: its keys are not sorted", subject)
+        _refuse("is not in its deterministic form: each key once, the keys sorted", subject)
     return item
 
 
@@ -59,6 +52,19 @@ def encode_deterministic_cbor(item: object) -> bytes:
     """
     # Sorting by length first is sorting by bytes among keys of one type.
     return cbor2.dumps(item, canonical=True)
+
+
+def _load(data: bytes, limit: int, subject: str, items: int) -> object:
+    """The item, if it is plain and within the limits; not yet whether it is written in one way."""
+    if len(data) > limit:
+        _refuse(f"has {len(data)} bytes, more than {limit}", subject)
+    try:
+        check_cbor(data, items=items)
+        item: object = cbor2.loads(data)
+    except (cbor2.CBORError, ValueError, TypeError, RecursionError) as error:
+        _refuse(f"is not CBOR of one plain item with nothing after it: {error}", subject)
+    _check_keys(item, subject)
+    return item
 
 
 def _check_keys(item: object, subject: str) -> None:

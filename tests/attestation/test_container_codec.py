@@ -180,7 +180,7 @@ def test_what_the_reader_refuses_is_not_written() -> None:
 def test_another_order_of_keys_is_refused() -> None:
     document = container_document(FULL)
     shuffled = {key: document[key] for key in sorted(document)}
-    with pytest.raises(CborError, match="keys are not sorted"):
+    with pytest.raises(CborError, match="the keys sorted"):
         decode_container(cbor2.dumps(shuffled))
 
 
