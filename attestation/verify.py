@@ -19,9 +19,7 @@ wrong; what needs verified facts then fails as not checked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
 
 from attestation.anchors import Anchors
 from attestation.app_checks import APP_CHECKS, check_app
@@ -32,7 +30,7 @@ from attestation.event_logs import judge_logs, log_checks
 from attestation.evidence_verdict import EvidenceVerdict
 from attestation.nitro.verify import verify_nitro
 from attestation.nvidia.verifier import verify_gpus
-from attestation.platform_verification import PlatformVerification
+from attestation.platform_verification import PlatformFacts, PlatformVerification
 from attestation.policy import Policy
 from attestation.snp.verify import verify_snp
 from attestation.tpm.verify import verify_tpm
@@ -63,25 +61,24 @@ def verify_evidence(
     except CheckFailedError:
         groups.append(group_of("policy", "policy", POLICY_CHECKS, outer.verdict()))
         return _verdict(evidence, policy, now, groups, parts)
-    given = {"collateral": collateral, "anchors": anchors, "policy": policy, "now": now}
-    report = _verify_report(evidence, given)
-    if report is not None:
+    verifier = _VERIFIERS.get(evidence.platform)
+    tee: PlatformFacts | None = None
+    if verifier is not None:
+        report = verifier(evidence, collateral=collateral, anchors=anchors, policy=policy, now=now)
         parts.append(report)
+        tee = report.facts
     if evidence.tpm is not None:
-        parts.append(verify_tpm(evidence, **given, tee=report and report.facts))
+        parts.append(
+            verify_tpm(evidence, collateral=collateral, anchors=anchors, policy=policy, now=now, tee=tee)
+        )
     groups += [group for part in parts for group in part.groups]
     groups += _logs_and_app(evidence, policy, parts)
     if evidence.gpus:
         cpu = parts[0].facts if parts else None
-        gpus = verify_gpus(evidence, **given, cpu=cpu)
+        gpus = verify_gpus(evidence, collateral=collateral, anchors=anchors, policy=policy, now=now, cpu=cpu)
         parts.append(gpus)
         groups += gpus.groups
     return _verdict(evidence, policy, now, groups, parts)
-
-
-def _verify_report(evidence: EvidenceContainer, given: Mapping[str, Any]) -> PlatformVerification | None:
-    verifier = _VERIFIERS.get(evidence.platform)
-    return None if verifier is None else verifier(evidence, **given)
 
 
 def _check_policy(checks: CheckList, evidence: EvidenceContainer, policy: Policy) -> None:
