@@ -2,10 +2,12 @@
 
 ``timeout`` bounds everything for one file: connecting, headers, body, retries and the pauses between them. A
 server that sends a byte now and then is cut off, too. Retried are lost connections and answers 429, 500, 502,
-503 and 504, after 0.5, 1, 2… seconds of which a random part is left out; ``Retry-After`` (RFC 9110, section
-10.2.3) comes first where a server sends it. Redirects are errors: where collateral comes from is the user's
-choice. Authorities of the environment (``REQUESTS_CA_BUNDLE``) are used, and so are its proxies
-(``HTTPS_PROXY``), but not to this machine; names and passwords out of ``.netrc`` never are.
+503 and 504, after 0.5, 1, 2… seconds (after 429, too many requests, 5, 10, 20…) of which a random part is
+left out; ``Retry-After`` (RFC 9110, section 10.2.3) comes first where a server sends it.
+
+Redirects are errors: where collateral comes from is the user's choice. Authorities of the environment
+(``REQUESTS_CA_BUNDLE``) are used, and so are its proxies (``HTTPS_PROXY``), but not to this machine; names
+and passwords out of ``.netrc`` never are.
 """
 
 from __future__ import annotations
@@ -30,9 +32,12 @@ CONNECT_SECONDS = 10.0
 READ_SECONDS = 20.0
 ATTEMPTS = 4
 FIRST_PAUSE = 0.5
+FIRST_PAUSE_WHEN_BUSY = 5.0
+"""After 429: AMD's service counts requests over longer times than seconds."""
 LONGEST_PAUSE = 30.0
 OK, NOT_MODIFIED = 200, 304
-_RETRIED = {429, 500, 502, 503, 504}
+_BUSY = 429
+_RETRIED = {_BUSY, 500, 502, 503, 504}
 _ABSENT = {404, 410}
 _CHUNK = 1 << 14
 _SENT = {"Accept-Encoding": "identity", "User-Agent": "keyturn"}
@@ -93,7 +98,8 @@ class HttpClient:
         """Seconds until the next attempt."""
         if failure.after is not None:
             return failure.after
-        longest = min(FIRST_PAUSE * 2.0 ** (attempt - 1), LONGEST_PAUSE)
+        first = FIRST_PAUSE_WHEN_BUSY if failure.status == _BUSY else FIRST_PAUSE
+        longest = min(first * 2.0 ** (attempt - 1), LONGEST_PAUSE)
         return longest * (1 - self.chance() / 2)
 
     def _attempt(

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
+import dcap_qvl
 import pytest
 
 from attestation.collateral import Collateral
+from attestation.collateral_import import import_collateral
 from attestation.container import EvidenceContainer, EvidencePlatform
 from attestation.fetch.cache import FetchCache
 from attestation.fetch.errors import FetchError
 from attestation.fetch.fetcher import Fetcher, collect, fetch_collateral
-from attestation.fetch.needs import DcapNeed, PckCa, SnpNeed, Tee
-from attestation.fetch.resources import CERTIFICATE_AGE, LIST_AGE
-from attestation.snp.products import Product
-from measurements.sev.report import TcbVersion
+from attestation.fetch.needs import DcapNeed, PckCa, Tee
+from attestation.fetch.resources import LIST_AGE
 from tests.attestation.fetch.worlds import (
     DAY,
     HOUR,
@@ -33,7 +33,6 @@ from tests.attestation.fetch.worlds import (
     tcb_target,
 )
 from tests.support.collateral_server import CollateralServer, Reply, dcap_replies
-from tests.support.revocation_lists import certificate, revocation_list
 from tests.support.vectors import vector
 
 
@@ -101,12 +100,23 @@ def test_one_evaluation_can_be_named(server: CollateralServer) -> None:
 def test_recorded_answers_give_the_recorded_set(
     server: CollateralServer, name: str, tee: str, fmspc_: str, ca: str, now: int
 ) -> None:
-    from attestation.collateral_import import import_collateral
-
     (one,) = import_collateral(vector(f"attestation/dcap/collateral/{name}.json").read_bytes()).dcap
     server.serve_all(dcap_replies(one, tee=tee, fmspc=fmspc_, ca=ca))
     need = DcapNeed(tee=Tee(tee), fmspc=fmspc_, ca=PckCa(ca))
     assert collect([need], fetcher(server, now=now)) == Collateral(dcap=(one,))
+
+
+def test_what_was_fetched_for_a_real_quote_verifies(server: CollateralServer) -> None:
+    """The signed texts came through byte by byte: the library accepts their signatures."""
+    quote = vector("attestation/dcap/quotes/dcap-qvl-tdx-quote-48cf.bin").read_bytes()
+    name = "tdx-b0c06f000000-20261008-platform-ce0a97d4ec0ac114"
+    (one,) = import_collateral(vector(f"attestation/dcap/collateral/{name}.json").read_bytes()).dcap
+    server.serve_all(dcap_replies(one, tee="tdx", fmspc="b0c06f000000", ca="platform"))
+    now = 1_791_500_000
+    container = EvidenceContainer(platform=EvidencePlatform.TDX, report=quote)
+    (found,) = fetch_collateral(container, fetcher(server, now=now)).dcap
+    parts = {field.name: getattr(found, field.name) for field in fields(found)}
+    assert dcap_qvl.verify(quote, dcap_qvl.QuoteCollateralV3(**parts), now).status == "OutOfDate"
 
 
 def test_a_kept_answer_serves_without_asking(server: CollateralServer, tmp_path: Path) -> None:
@@ -263,88 +273,6 @@ def test_the_answer_for_another_platform_is_refused(server: CollateralServer) ->
     server.serve("/tdx/certification/v4/tcb?fmspc=00A067110000&update=standard", replies()[tcb_target()])
     with pytest.raises(FetchError, match=f"for FMSPC {fmspc()}, and 00a067110000 was asked for"):
         collect([need], fetcher(server))
-
-
-CHIP = bytes(range(64)).hex()
-TCB = TcbVersion(fmc=None, boot_loader=4, tee=0, snp=24, microcode=219)
-LEVELS = "blSPL=04&teeSPL=00&snpSPL=24&ucodeSPL=219"
-
-
-def kds(server: CollateralServer, product: str, *, key: str = "vcek") -> tuple[bytes, bytes, bytes]:
-    """Serve a product's chain and list; returns intermediate, root and list."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives.serialization import Encoding
-
-    signer = f"SEV-VLEK-{product}" if key == "vlek" else f"SEV-{product}"
-    ders = (certificate(signer, NOW, issuer=f"ARK-{product}"), certificate(f"ARK-{product}", NOW))
-    pem = b"".join(x509.load_der_x509_certificate(one).public_bytes(Encoding.PEM) for one in ders)
-    crl = revocation_list(f"ARK-{product}", NOW)
-    server.serve(f"/{key}/v1/{product}/cert_chain", Reply(body=pem))
-    server.serve(f"/{key}/v1/{product}/crl", Reply(body=crl))
-    return (*ders, crl)
-
-
-def test_a_report_gets_its_chip_certificate_chain_and_list(server: CollateralServer) -> None:
-    intermediate, root, crl = kds(server, "Genoa")
-    vcek = certificate("SEV-VCEK", NOW, issuer="SEV-Genoa")
-    server.serve(f"/vcek/v1/Genoa/{CHIP}?{LEVELS}", Reply(body=vcek))
-    need = SnpNeed(products=(Product.GENOA,), vlek=False, chip_id=CHIP, tcb=TCB)
-    found = collect([need], fetcher(server))
-    assert found == Collateral(certificates=(vcek, intermediate, root), crls=(crl,))
-
-
-def test_a_report_of_either_product_takes_the_one_that_knows_the_chip(server: CollateralServer) -> None:
-    kds(server, "Milan")
-    _, root, crl = kds(server, "Genoa")
-    vcek = certificate("SEV-VCEK", NOW, issuer="SEV-Genoa")
-    server.serve(f"/vcek/v1/Genoa/{CHIP}?{LEVELS}", Reply(body=vcek))
-    need = SnpNeed(products=(Product.MILAN, Product.GENOA), vlek=False, chip_id=CHIP, tcb=TCB)
-    found = collect([need], fetcher(server))
-    assert root in found.certificates
-    assert found.crls == (crl,)
-
-
-@pytest.mark.parametrize("status", [404, 500])
-def test_a_chip_that_nobody_knows_is_an_error(server: CollateralServer, status: int) -> None:
-    server.serve(f"/vcek/v1/Milan/{CHIP}?{LEVELS}", Reply(status=status))
-    need = SnpNeed(products=(Product.MILAN, Product.GENOA), vlek=False, chip_id=CHIP, tcb=TCB)
-    with pytest.raises(FetchError) as refused:
-        collect([need], fetcher(server))
-    assert refused.value.status == status
-    assert len(server.asked) == (2 if status == 404 else 1)
-
-
-def test_a_cloud_key_has_a_chain_of_its_own(server: CollateralServer) -> None:
-    intermediate, root, crl = kds(server, "Milan", key="vlek")
-    need = SnpNeed(products=(Product.MILAN,), vlek=True, chip_id=None, tcb=TCB)
-    found = collect([need], fetcher(server))
-    assert found == Collateral(certificates=(intermediate, root), crls=(crl,))
-
-
-def test_certificates_stay_longer_than_lists(server: CollateralServer, tmp_path: Path) -> None:
-    kds(server, "Milan", key="vlek")
-    need = SnpNeed(products=(Product.MILAN,), vlek=True, chip_id=None, tcb=TCB)
-    collect([need], kept_in(tmp_path, server))
-    server.asked.clear()
-    collect([need], kept_in(tmp_path, server, NOW + LIST_AGE + 1))
-    assert server.targets() == ["/vlek/v1/Milan/crl"]
-    assert CERTIFICATE_AGE > LIST_AGE
-
-
-def test_a_busy_service_is_left_alone_as_long_as_it_asks(server: CollateralServer) -> None:
-    _, _, crl = kds(server, "Milan", key="vlek")
-    server.serve(
-        "/vlek/v1/Milan/crl",
-        Reply(status=429, headers={"Retry-After": "10"}),
-        Reply(body=crl),
-    )
-    taken: list[float] = []
-    asking = replace(
-        fetcher(server), client=replace(quick_client(), attempts=3, timeout=30, sleep=taken.append)
-    )
-    need = SnpNeed(products=(Product.MILAN,), vlek=True, chip_id=None, tcb=TCB)
-    assert collect([need], asking).crls == (crl,)
-    assert taken == [10.0]
 
 
 def test_a_platform_that_needs_nothing_asks_nobody(server: CollateralServer) -> None:
