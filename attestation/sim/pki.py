@@ -132,7 +132,7 @@ def new_keys() -> SimKeys:
 def make_pki(plan: SimPlan, keys: SimKeys) -> SimPki:
     """Make the certificates and lists of ``plan``."""
     certificates = {part: _certificate(plan, keys, part) for part in CERTIFICATES}
-    root_revoked = [certificates[part] for part in (Part.CA, Part.TCB_SIGNING) if part in plan.revoked]
+    root_revoked = [certificates[part] for part in CERTIFICATES if part in plan.revoked - {Part.PCK}]
     pck_revoked = [certificates[Part.PCK]] if Part.PCK in plan.revoked else []
     return SimPki(
         plan=plan,
