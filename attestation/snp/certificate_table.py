@@ -1,8 +1,8 @@
 """The certificates that a host gives with an extended report: what ``SNP_GET_EXT_REPORT``, a configfs-tsm
 ``auxblob`` and go-sev-guest's extended reports hold.
 
-Layout ("SEV-ES Guest-Hypervisor Communication Block Standardization", AMD 56421 revision 2.03, section
-4.1.8.1, table 7; 32-bit numbers are little endian)::
+Layout ("SEV-ES Guest-Hypervisor Communication Block Standardization", AMD 56421, section 4.1.8.1; 32-bit
+numbers are little endian)::
 
     entries of 24 bytes: 16 bytes GUID, u32 offset from the start of the table, u32 length
     one entry of zeros, which ends the list

@@ -5,7 +5,7 @@
     ARK-Milan (pinned) → SEV-Milan (ASK)       → SEV-VCEK
     ARK-Milan (pinned) → SEV-VLEK-Milan (ASVK) → SEV-VLEK
 
-All are signed with RSASSA-PSS and SHA-384 (AMD 57230, chapter 2). A VLEK under the ASK, a VCEK under the ASVK
+All are signed with RSASSA-PSS and SHA-384 (AMD 57230). A VLEK under the ASK, a VCEK under the ASVK
 and a chain of another product are refused.
 """
 

@@ -1,7 +1,7 @@
 """The certificate of the key that signed a report: VCEK (of one chip) or VLEK (of one cloud provider).
 
-Both speak of one TCB in extensions (AMD 57230, sections 3.1 and 3.2) under 1.3.6.1.4.1.3704.1, each of which
-stands there exactly once:
+Both speak of one TCB in extensions under 1.3.6.1.4.1.3704.1 (AMD 57230, the tables of VCEK and VLEK
+certificate extensions), each of which stands there exactly once:
 
 =======  ==============================================================================================
 suffix   value

@@ -1,7 +1,7 @@
 """Products of AMD that sign attestation reports, and the names in their certificates.
 
 Families and models are those of virtee/sev, ``Generation::identify_cpu`` (commit 9cf2adbffa20). Certificates
-name a product as in AMD 57230, "VCEK Certificate and KDS Interface Specification", section 3.1: the line, for
+name a product as in AMD 57230, "VCEK Certificate and KDS Interface Specification": the line, for
 some with the stepping (``Milan-B0``). Bergamo and Siena are chips of the line of Genoa.
 """
 

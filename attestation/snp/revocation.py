@@ -1,8 +1,8 @@
 """Revocation lists of AMD's roots, without which no report passes.
 
-The ARK of a product signs a list of the intermediates that are revoked (AMD 57230, section 4.4); ASK and ASVK
-may not sign lists by their key usage, so nothing lists leaves today. If an intermediate ever may, its lists
-count too, for the leaf.
+The ARK of a product signs a list of the intermediates that are revoked (AMD 57230;
+``/vcek/v1/{product}/crl`` and ``/vlek/v1/{product}/crl``). ASK and ASVK may not sign lists by their key
+usage, so nothing lists leaves today. If an intermediate ever may, its lists count too, for the leaf.
 
 A certificate on any list that its issuer signed is revoked, whatever that list's window: revocation is final.
 Besides, one list of the root must hold now and be no older than the policy allows.

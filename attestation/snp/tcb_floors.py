@@ -10,7 +10,7 @@ launch        when the guest was started
 current       what runs
 ============  =====================================================================================
 
-(56860, section 3.3 and table 23; 57230, section 1.)
+(56860, table 23 and the commands SNP_CONFIG and SNP_COMMIT; 57230 on how a VCEK is derived.)
 """
 
 from __future__ import annotations
