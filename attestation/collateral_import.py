@@ -39,6 +39,7 @@ from attestation.collateral_summary import rim_name
 from attestation.x509_chain import MALFORMED, CertificateError, load_pem_certificates
 from measurements.canonical import parse_json
 from measurements.errors import FormatError
+from measurements.json_text import MAX_MARKS
 
 FORMS = (
     "a keyturn bundle, JSON of a DCAP set or of the RIM service, PEM or DER of certificates, revocation "
@@ -160,7 +161,7 @@ def _from_xml(data: bytes, subject: str) -> Collateral:
 def _from_json(data: bytes, subject: str) -> Collateral:
     if len(data) > MAX_JSON:
         _refuse(subject, f"is JSON of more than {MAX_JSON} bytes")
-    document = parse_json(data, subject=subject)
+    document = parse_json(data, subject=subject, marks=MAX_MARKS)
     if isinstance(document, dict) and "tcb_info" in document:
         return Collateral(dcap=(_dcap_set(document, subject),))
     if isinstance(document, dict) and "rim" in document:

@@ -26,7 +26,7 @@ from attestation.nvidia.device import Architecture, claimed_architecture
 from attestation.nvidia.spdm import MAX_REPORT, NONCE_SIZE, parse_report
 from attestation.x509_chain import load_pem_certificates
 from measurements.errors import FormatError
-from measurements.json_text import json_text
+from measurements.json_text import MAX_MARKS, json_text
 
 MAX_FILE = 1 << 20
 MAX_DEVICES = 32
@@ -87,7 +87,7 @@ def looks_like_gpu_evidence(data: bytes) -> bool:
 
 def _read_json(data: bytes) -> tuple[GpuPart, ...]:
     try:
-        document = json.loads(json_text(data), object_pairs_hook=_object)
+        document = json.loads(json_text(data, marks=MAX_MARKS), object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         _refuse(f"is no JSON: {error}")
     if isinstance(document, dict) and set(document) >= _CLAIMS:
