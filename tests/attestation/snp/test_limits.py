@@ -59,15 +59,20 @@ def one_large_list(case: SnpCase) -> SnpCase:
     return replace(case, crls=(b"\x30\x83\x0f\xff\xfa" + bytes(MEBIBYTE - 5), *case.crls))
 
 
-@pytest.mark.parametrize(
-    "change", [many_leaves, many_authorities, junk_certificates, junk_lists, one_large_list]
-)
+@pytest.mark.parametrize("change", [many_leaves, junk_certificates, junk_lists, one_large_list])
 def test_junk_beside_good_evidence(change: Callable[[SnpCase], SnpCase]) -> None:
     case = change(good_case())
     started = time.process_time()
     found = case.verify()
     assert time.process_time() - started < SECONDS
     assert failed(found) == set()
+
+
+def test_many_authorities_of_one_name_are_refused() -> None:
+    case = many_authorities(good_case())
+    started = time.process_time()
+    assert failed(case.verify()) == {"chain"}
+    assert time.process_time() - started < SECONDS
 
 
 @pytest.mark.parametrize("size", [0, 1183, 1185, MEBIBYTE])
