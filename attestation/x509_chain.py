@@ -10,8 +10,7 @@ better; an RSA key of 2048 bits or more or a curve P-256, P-384 or P-521. A root
 Chains do not depend on the time and are kept; validity is asked for with ``check_windows``.
 
 A revocation list counts if it is of the issuer by name and signature, has no critical extension and no
-entries that stand for other issuers; its window ends before the second of its next update, and is asked for
-in the same way.
+entries that stand for other issuers; its window is asked for in the same way.
 """
 
 from __future__ import annotations
@@ -322,7 +321,7 @@ def _revocation_list(revoked: x509.CertificateRevocationList, what: str) -> Revo
     return RevocationList(
         serials=frozenset(serials),
         number=number,
-        window=Window(name=what, start=_seconds(revoked.last_update_utc), end=_seconds(end) - 1),
+        window=Window(name=what, start=_seconds(revoked.last_update_utc), end=_seconds(end)),
     )
 
 
