@@ -34,6 +34,7 @@ from attestation.fetch.sources import Sources, sources
 
 _KEPT_HEADERS = ("content-type", "etag", "last-modified")
 _CHAIN_HEADER = "issuer-chain"
+_NO_SUCH_CHIP = (400, 404)
 
 
 def _nothing(*_: object) -> None:
@@ -183,7 +184,7 @@ def _snp(need: SnpNeed, fetcher: Fetcher) -> Collateral:
             try:
                 key = fetcher.content(vcek_resource(product, need)).ders
             except FetchError as error:
-                if error.status != 404 or product is last:
+                if error.status not in _NO_SUCH_CHIP or product is last:
                     raise
             else:
                 products = (product,)

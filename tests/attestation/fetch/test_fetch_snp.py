@@ -57,14 +57,15 @@ def test_a_report_of_either_product_takes_the_one_that_knows_the_chip(server: Co
     assert found.crls == (crl,)
 
 
-@pytest.mark.parametrize("status", [404, 500])
+@pytest.mark.parametrize("status", [400, 404, 500])
 def test_a_chip_that_nobody_knows_is_an_error(server: CollateralServer, status: int) -> None:
-    server.serve(f"/vcek/v1/Milan/{CHIP}?{LEVELS}", Reply(status=status))
+    for product in ("Milan", "Genoa"):
+        server.serve(f"/vcek/v1/{product}/{CHIP}?{LEVELS}", Reply(status=status))
     need = SnpNeed(products=(Product.MILAN, Product.GENOA), vlek=False, chip_id=CHIP, tcb=TCB)
     with pytest.raises(FetchError) as refused:
         collect([need], fetcher(server))
     assert refused.value.status == status
-    assert len(server.asked) == (2 if status == 404 else 1)
+    assert len(server.asked) == (1 if status == 500 else 2)
 
 
 def test_a_cloud_key_has_a_chain_of_its_own(server: CollateralServer) -> None:
