@@ -49,6 +49,14 @@ def test_vcek(masked: bool, milan: bool, allowed: str, passes: bool) -> None:
     assert failed(case.verify()) == (set() if passes else {"chip-id"})
 
 
+def test_any_chip_and_listed_ones_of_milan() -> None:
+    mixed = Allowed(values=frozenset([chip_of(Product.MILAN).hex()]), any=True)
+    for product in Product:
+        assert failed(good_case(Wishes(product=product)).demanding(chip_ids=mixed).verify()) == set()
+    other = Allowed(values=frozenset([chip_of(Product.GENOA).hex()]), any=True)
+    assert failed(good_case(Wishes(product=Product.MILAN)).demanding(chip_ids=other).verify()) == {"chip-id"}
+
+
 VLEK = [
     # masked, Milan, chips allowed, providers allowed, what fails
     (True, False, "any", "any", set()),
