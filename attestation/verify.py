@@ -33,6 +33,7 @@ from attestation.nvidia.verifier import verify_gpus
 from attestation.platform_verification import PlatformFacts, PlatformVerification
 from attestation.policy import Policy
 from attestation.snp.verify import verify_snp
+from attestation.tpm.paravisor import policy_of_tee_report
 from attestation.tpm.verify import verify_tpm
 from attestation.verdict import CheckFailedError, CheckList, Verdict
 from attestation.verdict_tree import Group, group_of
@@ -64,7 +65,8 @@ def verify_evidence(
     verifier = _VERIFIERS.get(evidence.platform)
     tee: PlatformFacts | None = None
     if verifier is not None:
-        report = verifier(evidence, collateral=collateral, anchors=anchors, policy=policy, now=now)
+        own = policy_of_tee_report(evidence, policy)
+        report = verifier(evidence, collateral=collateral, anchors=anchors, policy=own, now=now)
         parts.append(report)
         tee = report.facts
     if evidence.tpm is not None:
