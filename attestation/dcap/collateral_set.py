@@ -18,7 +18,7 @@ check                     passes if (each ends the list if it fails)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from attestation.collateral import DcapCollateral
@@ -119,6 +119,7 @@ def _check(checks: CheckList, given: DcapCollateral, roots: frozenset[bytes]) ->
         Window(name="TCB info", start=info.issue_date, end=info.next_update),
         Window(name="QE identity", start=identity.issue_date, end=identity.next_update),
     )
+    lists = (_list_window(pck_crl), _list_window(root_crl))
     chains = (*signer.windows, *qe_signer.windows, *authority.windows)
     return VerifiedSet(
         tcb_info=info,
@@ -127,7 +128,7 @@ def _check(checks: CheckList, given: DcapCollateral, roots: frozenset[bytes]) ->
         root_der=signer.ders[-1],
         root_crl=root_crl,
         pck_crl=pck_crl,
-        windows=tuple(dict.fromkeys((*documents, pck_crl.window, root_crl.window, *chains))),
+        windows=tuple(dict.fromkeys((*documents, *lists, *chains))),
         links=_links(info, identity, signer, qe_signer, authority),
     )
 
@@ -139,6 +140,11 @@ def check_revocation(chains: tuple[Chain, ...], root_crl: RevocationList) -> Non
             issued = certificate.issuer == chain.certificates[-1].subject
             if issued and certificate.serial_number in root_crl.serials:
                 refuse(f"{certificate.subject.rfc4514_string()} is revoked by {root_crl.window.name}")
+
+
+def _list_window(found: RevocationList) -> Window:
+    """Without the second of the next update itself, as dcap-qvl has it."""
+    return replace(found.window, end=found.window.end - 1)
 
 
 def _signer(checks: CheckList, name: str, text: str, roots: frozenset[bytes]) -> Chain:

@@ -45,7 +45,7 @@ _FETCH = "fetch collateral again: keyturn collateral fetch"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Joined:
-    """Windows and links of quote and collateral together; ``start`` and ``end`` are what all windows share."""
+    """Windows and links of quote and collateral together. All windows hold from ``start`` to ``end``."""
 
     windows: tuple[Window, ...]
     links: tuple[ChainLink, ...]

@@ -234,5 +234,8 @@ def _statuses(rules: _Rules) -> str:
 
 @lru_cache(maxsize=256)
 def iso_date(seconds: int) -> str:
-    """``2024-03-13T00:00:00Z``."""
-    return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    """``2024-03-13T00:00:00Z``; the number itself for a moment that calendars do not have."""
+    try:
+        return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds} seconds after 1970"
