@@ -30,7 +30,8 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 
 from measurements.errors import FormatError
 from measurements.events import EventType
@@ -78,9 +79,18 @@ def covered_data(event_type: int, data: bytes, digests: Mapping[str, bytes]) -> 
 
 def hash_in(bank: str, data: bytes) -> bytes:
     """The digest of ``data`` in a bank; raises ``FormatError`` for one that this Python lacks (SM3)."""
+    return _hasher(bank)(data).digest()
+
+
+@cache
+def _hasher(bank: str) -> Callable[[bytes], hashlib._Hash]:
     try:
-        return hashlib.new("sm3" if bank == "sm3_256" else bank, data).digest()
-    except ValueError as error:
+        if bank != "sm3_256":
+            constructor: Callable[[bytes], hashlib._Hash] = getattr(hashlib, bank)
+            return constructor
+        hashlib.new("sm3")
+        return lambda data: hashlib.new("sm3", data)
+    except (ValueError, AttributeError) as error:
         raise FormatError(
             f"needs the hash of the bank {bank}, which this Python lacks",
             subject="event log",

@@ -17,7 +17,7 @@ A record's digests are those that extended its register. ``covered`` are the byt
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from attestation.container import LogFormat
@@ -28,7 +28,7 @@ from measurements.dstack.event_log import parse_event_log as parse_dstack_log
 from measurements.dstack.event_log import wrong_digests
 from measurements.errors import FormatError
 from measurements.event_data import type_name
-from measurements.eventlog import EventLog, parse_event_log
+from measurements.eventlog import Algorithm, EventLog, parse_event_log
 from measurements.eventlog import LogEvent as TcgEvent
 from measurements.runtime_events import EVENT_TYPE, RUNTIME_BANKS, RUNTIME_PCR, RuntimeEvent, event_digest
 from measurements.strict_fields import Fields
@@ -43,6 +43,7 @@ RTMRS = ("rtmr0", "rtmr1", "rtmr2", "rtmr3")
 RUNTIME_RTMR = "rtmr3"
 RTMR_BANK = "sha384"
 
+_BANKS = {algorithm: algorithm.bank for algorithm in Algorithm}
 _NAME = re.compile(r"[a-z0-9-]{1,64}")
 _HEX = re.compile(r"([0-9a-f]{2})*")
 _ADVICE = "take the log again from the machine; one that was cut or edited cannot be used"
@@ -104,11 +105,13 @@ class ParsedLog:
 def read_tcg2(data: bytes) -> ParsedLog:
     """A TPM's log; raises ``FormatError``."""
     log = parse_event_log(data, subject="TPM event log")
-    banks = tuple(algorithm.bank for algorithm in log.algorithms)
-    records = tuple(
-        _tcg_record(event, number, _pcrs(event, banks)) for number, event in enumerate(log.events, start=1)
-    )
     _require_all_banks(log)
+    banks = tuple(algorithm.bank for algorithm in log.algorithms)
+    registers = {pcr: {f"{bank}:{pcr}": bank for bank in banks} for pcr in {one.pcr for one in log.events}}
+    records = tuple(
+        _tcg_record(event, number, registers[event.pcr] if event.extends else {})
+        for number, event in enumerate(log.events, start=1)
+    )
     return ParsedLog(format=LogFormat.TCG2, banks=banks, records=records, start=_pcr_starts(log))
 
 
@@ -167,7 +170,7 @@ def _runtime_record(event: RuntimeEvent, number: int) -> LogRecord:
 
 
 def _tcg_record(event: TcgEvent, number: int, registers: Mapping[str, str]) -> LogRecord:
-    digests = {algorithm.bank: digest for algorithm, digest in event.digests.items()}
+    digests = {_BANKS[algorithm]: digest for algorithm, digest in event.digests.items()}
     covered, wrong = _judged(event.event_type, event.data, digests)
     return LogRecord(
         registers=registers,
@@ -207,10 +210,6 @@ def _judged(event_type: int, data: bytes, digests: Mapping[str, bytes]) -> tuple
         return covered_data(event_type, data, digests), ""
     except FormatError as error:
         return None, error.reason
-
-
-def _pcrs(event: TcgEvent, banks: Iterable[str]) -> dict[str, str]:
-    return {f"{bank}:{event.pcr}": bank for bank in banks} if event.extends else {}
 
 
 def _rtmrs(event: TcgEvent) -> dict[str, str]:
