@@ -50,7 +50,12 @@ def _state(web3: Web3, contract: ContractName, address: str, block: int) -> dict
         return asdict(layout.decode_registry_state(words))
     words = binding.read_words(web3, address, layout.app_state_slots(), block=block)
     state = asdict(layout.decode_app_state(words))
-    return {**state, "upgrade_mode": state["upgrade_mode"].name.lower()}
+    rule = layout.decode_tcb_rule(binding.read_words(web3, address, layout.tcb_rule_slots(), block=block))
+    return {
+        **state,
+        "upgrade_mode": state["upgrade_mode"].name.lower(),
+        "tcb_rule": None if rule is None else rule.hex(),
+    }
 
 
 def _entry(contract: ContractName, number: int, identifier: str, entry: Entry, now: int) -> dict[str, str]:

@@ -13,10 +13,10 @@ from attestation.container import EvidencePlatform
 from attestation.policies import policy_template
 from attestation.policy_document import policy_digest
 from attestation.policy_file import parse_policy
-from contracts.binding import Batch, Call, connect, read_words
+from contracts.binding import Batch, Call
 from contracts.dev_chain import dev_chain
 from contracts.dev_keys import write_dev_keys
-from contracts.layout import UpgradeMode, decode_tcb_rule, tcb_rule_slots
+from contracts.layout import UpgradeMode
 from keyturn.chain_options import ChainUsageError
 from keyturn.chain_settings import Settings, settings_call
 from keyturn.verb_chain_set import rule_of
@@ -148,9 +148,9 @@ def policy_text(*, leave: str = "") -> str:
 def test_a_policy_file_as_a_rule(shell: Governed, tmp_path: Path) -> None:
     app, path = shell.make_app(), tmp_path / "policy.toml"
     path.write_text(policy_text())
-    shell.set(app, "--tcb-rule", str(path))
-    word = read_words(connect(shell.chain.url), app, tcb_rule_slots(), block="latest")
-    assert decode_tcb_rule(word) == policy_digest(parse_policy(path.read_bytes()))
+    assert shell.state(app)["tcb_rule"] is None
+    digest = policy_digest(parse_policy(path.read_bytes())).hex()
+    assert shell.set(app, "--tcb-rule", str(path))["tcb_rule"] == digest
 
 
 @pytest.mark.parametrize("leave", POLICY_EDITS)
