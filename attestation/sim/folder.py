@@ -150,7 +150,7 @@ def _anchor_file(pki: SimPki) -> bytes:
         f'fingerprint = "{anchor.fingerprint.hex()}"',
         f"subject = '{anchor.subject}'",
         f'source = "{anchor.source}"',
-        f'date = "{anchor.date}"',
+        f"date = {anchor.date}",
         "",
     ]
     return "\n".join(lines).encode()

@@ -192,3 +192,27 @@ def test_the_key_of_another_certificate_is_noticed(
     (folder / "pck.key.pem").write_bytes((folder / "root.key.pem").read_bytes())
     error = document(capsys, *make_quote(folder, tmp_path / "evidence.bin"), status=2)["error"]
     assert "does not have the key" in error["reason"]
+
+
+def test_the_evidence_passes_keyturn_verify_under_its_own_root_alone(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evidence, policy = tmp_path / "evidence.bin", tmp_path / "policy.toml"
+    call(*make_quote(folder, evidence))
+    call("policy", "init", "--platform", "sim", "--output", policy)
+    open_text = policy.read_text().replace("report-data = []", f'report-data = ["{REPORT_DATA}"]')
+    open_text = open_text.replace("measurements = []", 'measurements = "any"')
+    capsys.readouterr()
+
+    def verdict(root: Path, status: int) -> dict[str, Any]:
+        policy.write_text(open_text + (root / "anchor.toml").read_text())
+        bundle = folder / "collateral.bundle"
+        words = ("--policy", policy, "--collateral", bundle, "--offline", "--now", str(NOW))
+        return document(capsys, "verify", evidence, *words, status=status)
+
+    found = verdict(folder, 0)
+    assert found["passed"]
+    assert found["development"]
+    call("sim", "pki", tmp_path / "other", "--now", str(NOW))
+    capsys.readouterr()
+    assert verdict(tmp_path / "other", 1)["failures"] == ["pck-chain"]
