@@ -144,7 +144,7 @@ def parse_container_document(value: object) -> EvidenceContainer:
     fields.constant("type", TYPE)
     platform = fields.choice("platform", EvidencePlatform)
     report = fields.octets("report", 0, MAX_REPORT)
-    tpm = None if fields.is_null("tpm") else _parse_tpm(fields.object("tpm", TPM_KEYS))
+    tpm = None if fields.is_null("tpm") else _parse_tpm(fields.fields("tpm", TPM_KEYS))
     if platform is EvidencePlatform.TPM:
         if report or tpm is None:
             fields.fail(

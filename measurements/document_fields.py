@@ -87,7 +87,7 @@ class DocumentFields:
             self.fail(key, "holds something twice")
         return found
 
-    def object(self, key: str, keys: Collection[str]) -> DocumentFields:
+    def fields(self, key: str, keys: Collection[str]) -> DocumentFields:
         """A map with exactly ``keys``."""
         return DocumentFields(self._values[key], keys, path=self._at(key), refuse=self._refuse)
 
