@@ -12,7 +12,7 @@ from attestation.policy_document import parse_policy_document, policy_digest
 from attestation.policy_file import parse_policy
 from keyturn.cli import main
 from keyturn.policy_inputs import PolicyUsageError, parse_moment, read_policy
-from tests.attestation.test_policy_file import tdx_document
+from tests.attestation.test_policy_references import tdx_document
 
 
 def call(*words: str | Path, status: int = 0) -> None:

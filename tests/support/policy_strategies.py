@@ -31,7 +31,7 @@ from attestation.policy_schema import GUEST_POLICY, PLATFORM_INFO
 
 _FLAG = st.booleans()
 _U32 = st.integers(0, (1 << 32) - 1)
-_SPAN = st.integers(1, LAST_MOMENT)
+_SPAN = st.integers(1, 999_999_999)
 _MOMENT = st.integers(0, LAST_MOMENT)
 _NAME = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=20)
 _LINE = st.text(string.ascii_letters + ' "=,é', min_size=1, max_size=30)
