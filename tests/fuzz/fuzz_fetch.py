@@ -19,6 +19,7 @@ from attestation.fetch.bodies import (
     certificate_chain,
     chip_certificate,
     manifest,
+    ocsp_answer,
     revocation_list,
     signed_json,
 )
@@ -30,6 +31,7 @@ from attestation.sim.plan import sim_plan
 from attestation.sim.quote import sim_domain, td_quote
 from measurements.errors import KeyturnError
 from tests.support.revocation_lists import certificate
+from tests.support.revocation_lists import ocsp_answer as make_answer
 from tests.support.revocation_lists import revocation_list as make_list
 
 NAME = "fetch"
@@ -37,7 +39,7 @@ _NOW = 1_781_000_000
 _URL = "https://pccs.invalid/"
 _HEADER = "TCB-Info-Issuer-Chain"
 _PLATFORMS = (EvidencePlatform.TDX, EvidencePlatform.SNP)
-_CACHE, _CHAIN = 7, 8
+_SERIAL = 7
 
 
 @cache
@@ -71,6 +73,7 @@ def seeds() -> list[bytes]:
                 chain,
                 certificate("SEV-VCEK", _NOW),
                 b'{"id":"x","rim":"PFNvZnR3YXJlSWRlbnRpdHkgbmFtZT0iWCIvPg=="}',
+                make_answer(_NOW, certificate("leaf", _NOW, issuer="x", serial=_SERIAL)),
                 td_quote(_pki(), sim_domain()),
                 bytes(1184),
                 entry,
@@ -83,16 +86,16 @@ def seeds() -> list[bytes]:
 def target(data: bytes) -> None:
     """Only refusals, texts as they came, and needs that stay in their form."""
     place, rest = data[:1] or b"\0", data[1:]
-    number = place[0] % 9
+    number, cache_entry = place[0] % (len(_READERS) + 4), len(_READERS) + 2
     if number < len(_READERS):
         with suppress(*UNEXPECTED):
             found = _READERS[number](Answer(status=200, headers=_headers(), body=rest))
             assert found.start <= found.end or found.ders or found.text
             assert found.text.encode() in rest
-    elif number < _CACHE:
+    elif number < cache_entry:
         with suppress(KeyturnError):
             needs(EvidenceContainer(platform=_PLATFORMS[number - len(_READERS)], report=rest))
-    elif number == _CACHE:
+    elif number == cache_entry:
         _read_entry(rest)
     else:
         header = {_HEADER.lower(): rest.decode("latin-1")}
@@ -127,4 +130,5 @@ _READERS: tuple[Callable[[Answer], Content], ...] = (
     lambda answer: certificate_chain(answer, names=frozenset({"Intel SGX TCB Signing", "Intel SGX Root CA"})),
     chip_certificate,
     manifest,
+    lambda answer: ocsp_answer(answer, serial=_SERIAL),
 )

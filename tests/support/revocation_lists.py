@@ -22,7 +22,7 @@ def _name(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)])
 
 
-def certificate(common_name: str, now: int, *, issuer: str | None = None) -> bytes:
+def certificate(common_name: str, now: int, *, issuer: str | None = None, serial: int | None = None) -> bytes:
     """DER of a certificate that is valid from a month before to a month after ``now``."""
     moment = _moment(now)
     return (
@@ -30,7 +30,7 @@ def certificate(common_name: str, now: int, *, issuer: str | None = None) -> byt
         .subject_name(_name(common_name))
         .issuer_name(_name(issuer or common_name))
         .public_key(KEY.public_key())
-        .serial_number(x509.random_serial_number())
+        .serial_number(serial or x509.random_serial_number())
         .not_valid_before(moment - MONTH)
         .not_valid_after(moment + MONTH)
         .sign(KEY, hashes.SHA384())
