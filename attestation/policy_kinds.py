@@ -196,6 +196,12 @@ class Text(Kind):
         return str(value)
 
 
+# No controls, line separators, lone surrogates, or marks that turn the direction of what follows.
+_UNSEEN = r"\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+NAME = Text(re.compile(rf"[^\s{_UNSEEN}](?:[^{_UNSEEN}]{{0,126}}[^\s{_UNSEEN}])?"), "a name in one line")
+LINE = Text(re.compile(rf"[^{_UNSEEN}]{{1,512}}"), "one line of text")
+
+
 @dataclass(frozen=True, slots=True)
 class Hex(Kind):
     """Bytes, as many as in a range, as lower-case hexadecimal digits; a text in the model."""
@@ -261,7 +267,7 @@ class Listed(Kind):
             wrong(f"{shown(value)} is not a list", "write a list; an empty one stands for none")
         if len(value) > MAX_ITEMS:
             wrong(f"it has {len(value)} entries", f"write at most {MAX_ITEMS}")
-        found = [_read(self.item, one, form, str(index)) for index, one in enumerate(value)]
+        found = [read_below(self.item, one, form, str(index)) for index, one in enumerate(value)]
         if len(set(found)) != len(found):
             wrong("it names something twice", "write each entry once")
         return frozenset(found)
@@ -313,7 +319,7 @@ class Sequence(Kind):
             wrong(f"{shown(value)} is not a list of tables", "write [[tables]], or [] for none")
         if len(value) > MAX_ITEMS:
             wrong(f"it has {len(value)} entries", f"write at most {MAX_ITEMS}")
-        return tuple(_read(self.item, one, form, str(index)) for index, one in enumerate(value))
+        return tuple(read_below(self.item, one, form, str(index)) for index, one in enumerate(value))
 
     def write(self, value: Any) -> Json:
         return [self.item.write(one) for one in value]
@@ -333,7 +339,7 @@ class Table(Kind):
     def read(self, value: object, form: Form) -> Any:
         table = self.shape(value, form)
         read = {
-            name: _read(kind, table[form.key(name)], form, form.key(name))
+            name: read_below(kind, table[form.key(name)], form, form.key(name))
             for name, kind in self.keys.items()
             if form.key(name) in table
         }
@@ -390,6 +396,3 @@ def shown(value: object) -> str:
         return "a table"
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}…"
-
-
-_read = read_below

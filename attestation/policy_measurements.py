@@ -24,6 +24,7 @@ from attestation.container import EvidencePlatform
 from attestation.policy import Measurements, MeasurementSet
 from attestation.policy_kinds import (
     ANY,
+    NAME,
     Form,
     Hex,
     Kind,
@@ -84,7 +85,6 @@ _PREDICTED = {
     EvidencePlatform.TPM: Platform.TPM,
     EvidencePlatform.NITRO: Platform.NITRO,
 }
-_NAME = Text(re.compile(r"[^\s\x00-\x1f\x7f](?:[^\x00-\x1f\x7f]{0,126}[^\s\x00-\x1f\x7f])?"), "a name")
 _PATH = Text(re.compile(r"[^\x00-\x1f\x7f\\]{1,1024}"), "a path below the policy's folder")
 
 
@@ -160,14 +160,14 @@ class MeasurementsOf(Kind):
         return ANY if value.any else Sequence(self._table()).write(value.sets)
 
     def _table(self) -> Table:
-        return Table(model=MeasurementSet, keys={"name": _NAME, "registers": _Registers(self.sizes)})
+        return Table(model=MeasurementSet, keys={"name": NAME, "registers": _Registers(self.sizes)})
 
     def _given(self, value: Mapping[str, object], form: Form) -> MeasurementSet:
         found: MeasurementSet = self._table().read(value, form)
         return found
 
     def _from_file(self, value: Mapping[str, object], form: Form) -> list[MeasurementSet]:
-        keys = {"name": _NAME, "reference": _PATH, "registers": Listed(Names(self.sizes))}
+        keys = {"name": NAME, "reference": _PATH, "registers": Listed(Names(self.sizes))}
         read = Table(model=dict, keys=keys).read(value, form)
         if not read["registers"]:
             raise WrongValueError("it names no register", "name those that have to match", ("registers",))

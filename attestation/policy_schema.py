@@ -26,6 +26,8 @@ from attestation.policy import (
     TrustAnchor,
 )
 from attestation.policy_kinds import (
+    LINE,
+    NAME,
     AllowedOf,
     Choice,
     Day,
@@ -54,8 +56,6 @@ LAST_PCR = 23
 LARGEST_REPORT_DATA = 512
 """Bytes: a Nitro document's user data, the longest of them."""
 
-_NAME = Text(re.compile(r"[^\s\x00-\x1f\x7f](?:[^\x00-\x1f\x7f]{0,126}[^\s\x00-\x1f\x7f])?"), "a name")
-_LINE = Text(re.compile(r"[^\x00-\x1f\x7f]{1,512}"), "one line of text")
 _WORD = Text(re.compile(r"[!-~]{1,128}"), "a word of printable ASCII characters")
 _ADVISORY = Text(re.compile(r"INTEL-[A-Z]{2,8}-[0-9]{5}"), "an advisory such as INTEL-SA-00837")
 _BYTE, _U32 = Number(0, 255), Number(0, (1 << 32) - 1)
@@ -170,8 +170,8 @@ _ROOT = Table(
     keys={
         "purpose": Choice(tuple(RootPurpose)),
         "fingerprint": Octets(32),
-        "subject": _LINE,
-        "source": _LINE,
+        "subject": LINE,
+        "source": LINE,
         "date": Day(),
     },
 )
@@ -221,7 +221,7 @@ SECTIONS: Mapping[str, Table] = {
 POLICY = Table(
     model=Policy,
     keys={
-        "name": _NAME,
+        "name": NAME,
         "environment": Choice(tuple(Environment)),
         "platforms": Listed(Choice(tuple(EvidencePlatform))),
         "report_data": AllowedOf(Hex(1, LARGEST_REPORT_DATA)),

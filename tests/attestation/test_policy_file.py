@@ -74,6 +74,8 @@ def test_dates_and_durations() -> None:
         ("version = 1", "version = true", "p.toml, version", "only version 1"),
         ('name = "my policy"', 'name = ""', "p.toml, name", "not a name"),
         ('name = "my policy"', 'name = "a\\nb"', "p.toml, name", "not a name"),
+        ('name = "my policy"', 'name = "a\\u202eb"', "p.toml, name", "not a name"),
+        ('name = "my policy"', 'name = "a\\u009b2Jb"', "p.toml, name", "not a name"),
         ('environment = "release"', 'environment = "prod"', "p.toml, environment", "not known"),
         ("report-data = []", "", "p.toml, report-data", "missing"),
         ("report-data = []", 'report-data = "all"', "p.toml, report-data", "not a list"),
