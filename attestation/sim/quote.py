@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from attestation.sim.pki import SimPki, raw_signature
 from attestation.sim.plan import QE_SVN, TEE_TCB_SVN, Part
 from attestation.sim.tcb import Tee, qe_mrsigner, qe_product_id
-from measurements.tdx.quote import BodyType, TdBody
+from measurements.tdx.quote import BodyType, TdBody, TdExtension
 
 INTEL_QE_VENDOR = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")
 SEPT_VE_DISABLE = (1 << 28).to_bytes(8, "little")
@@ -119,7 +119,7 @@ def sgx_quote(pki: SimPki, enclave: SimEnclave, *, shape: QuoteShape | None = No
 
 
 def encode_td_body(body: TdBody) -> bytes:
-    """The body as bytes: 584 of TDX 1.0, 648 of TDX 1.5."""
+    """The body as bytes: 584 of TDX 1.0, 648 of TDX 1.5, 885 of its extended form."""
     parts = (
         body.tee_tcb_svn,
         body.mrseam,
@@ -135,8 +135,26 @@ def encode_td_body(body: TdBody) -> bytes:
         body.report_data,
         body.tee_tcb_svn_2 or b"",
         body.mrservicetd or b"",
+        b"" if body.extension is None else _encode_extension(body.extension),
     )
     return b"".join(parts)
+
+
+def _encode_extension(extension: TdExtension) -> bytes:
+    return b"".join(
+        (
+            bytes([extension.vm_index]),
+            extension.td_id,
+            extension.device_info,
+            extension.initial_service_td_hash,
+            extension.initial_service_td_attributes,
+            extension.initial_cpu_svn,
+            extension.initial_tee_tcb_svn,
+            extension.initial_fmspc,
+            extension.service_td_hash,
+            extension.service_td_attributes,
+        )
+    )
 
 
 def _signed(pki: SimPki, signed: bytes, tee: Tee, shape: QuoteShape) -> bytes:
