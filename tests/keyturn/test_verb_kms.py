@@ -17,10 +17,14 @@ from typing import Any
 import pytest
 import uvicorn
 
+from attestation.container import EvidencePlatform
+from attestation.policies import policy_template
+from attestation.policy_document import encode_policy, policy_digest
+from attestation.policy_file import parse_policy
 from contracts.deployment import Deployment
 from keyturn.cli import main
 from kms import client
-from kms.main import MARKER
+from kms.main import MARKER, Settings
 from kms.receipt import parse_receipt
 from kms.service import create_app
 from tests.kms.guests import AUTHORITY, SIGNING, World
@@ -118,14 +122,39 @@ def test_no_kms_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert call(capsys, "public-key", "http://127.0.0.1:9", status=2)["error"]["code"] == "kms-answer"
 
 
-def test_a_development_kms(tmp_path: Path) -> None:
+def write_deployment(folder: Path) -> None:
     address = "0x" + "11" * 20
     registry = f"0x{PIN.contract.hex()}"
     deployment = Deployment(
         chain_id=PIN.chain_id, registry=registry, timelock=address, guardian=address, block=1
     )
-    deployment.write(tmp_path / "deployment.json")
-    (tmp_path / "authority.der").write_bytes(AUTHORITY.certificate)
+    deployment.write(folder / "deployment.json")
+    (folder / "authority.der").write_bytes(AUTHORITY.certificate)
+
+
+def test_a_development_kms_gets_the_policies_that_are_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As TOML and as a document; apps name them by their digests."""
+    write_deployment(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    policies = [
+        parse_policy(policy_template([one]).encode())
+        for one in (EvidencePlatform.TPM, EvidencePlatform.NITRO)
+    ]
+    Path("policy.toml").write_text(policy_template([EvidencePlatform.TPM]))
+    Path("policy.json").write_bytes(encode_policy(policies[1]))
+    seen: list[Settings] = []
+    monkeypatch.setattr("kms.main.serve", lambda settings, **_: seen.append(settings))
+    words = ["kms", "dev", "--data", "data", "--ek-certificate", "authority.der"]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--policy", "policy.toml", "--policy", "policy.json"])
+    assert not ended.value.code
+    assert seen[0].rules == {policy_digest(policy): policy for policy in policies}
+
+
+def test_a_development_kms(tmp_path: Path) -> None:
+    write_deployment(tmp_path)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         listen = f"127.0.0.1:{free.getsockname()[1]}"
