@@ -146,7 +146,7 @@ class TestApps:
     def compose_hash(self) -> str:
         (log,) = dstack_case().evidence.logs
         events = json.loads(log.data)
-        return next(one["event_payload"] for one in events if one["event"] == "compose-hash")
+        return str(next(one["event_payload"] for one in events if one["event"] == "compose-hash"))
 
     def test_the_compose_hash_of_dstack_names_the_app(self) -> None:
         assert self.allowing(self.compose_hash()) == []
