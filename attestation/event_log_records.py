@@ -12,6 +12,10 @@ keyturn    canonical JSON array of {"name", "payload" (hex)}                  ``
 
 A record's digests are those that extended its register. ``covered`` are the bytes that they cover
 (``attestation.event_log_digests``); ``name`` and ``data`` beyond that are the log's word.
+
+dstack's versioned attestations leave out of the log all that firmware measured but the three digests of ACPI
+data in RTMR0 (``measurements.dstack.attestation``). What is left cannot be replayed, so in a log of exactly
+that form those three records count for no register and prove nothing.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ from measurements.errors import FormatError
 from measurements.event_data import type_name
 from measurements.eventlog import Algorithm, EventLog, parse_event_log
 from measurements.eventlog import LogEvent as TcgEvent
+from measurements.events import EventType
 from measurements.runtime_events import EVENT_TYPE, RUNTIME_BANKS, RUNTIME_PCR, RuntimeEvent, event_digest
 from measurements.strict_fields import Fields
 from measurements.tdx.cc_mapping import CcRegister
@@ -43,6 +48,7 @@ RTMRS = ("rtmr0", "rtmr1", "rtmr2", "rtmr3")
 RUNTIME_RTMR = "rtmr3"
 RTMR_BANK = "sha384"
 
+_ACPI_EVENTS, _ACPI_DATA = 3, b"ACPI DATA"
 _BANKS = {algorithm: algorithm.bank for algorithm in Algorithm}
 _NAME = re.compile(r"[a-z0-9-]{1,64}")
 _HEX = re.compile(r"([0-9a-f]{2})*")
@@ -128,7 +134,10 @@ def read_dstack(data: bytes) -> ParsedLog:
     """A log of dstack; raises ``FormatError``."""
     events = parse_dstack_log(data, subject="dstack event log")
     wrong = set(map(id, wrong_digests(events)))
-    records = tuple(_dstack_record(event, number, id(event) in wrong) for number, event in enumerate(events))
+    stripped = _is_stripped(events)
+    records = tuple(
+        _dstack_record(event, number, id(event) in wrong, stripped) for number, event in enumerate(events)
+    )
     return ParsedLog(format=LogFormat.DSTACK, banks=(RTMR_BANK,), records=records, start={})
 
 
@@ -184,7 +193,17 @@ def _tcg_record(event: TcgEvent, number: int, registers: Mapping[str, str]) -> L
     )
 
 
-def _dstack_record(event: DstackEvent, number: int, wrong_digest: bool) -> LogRecord:
+def _is_stripped(events: tuple[DstackEvent, ...]) -> bool:
+    """Whether only the digests of ACPI data are left of what firmware measured."""
+    firmware = [event for event in events if event.runtime is None]
+    return len(firmware) == _ACPI_EVENTS and all(
+        (event.register, event.event_type, event.payload)
+        == (0, EventType.EV_PLATFORM_CONFIG_FLAGS, _ACPI_DATA)
+        for event in firmware
+    )
+
+
+def _dstack_record(event: DstackEvent, number: int, wrong_digest: bool, stripped: bool) -> LogRecord:
     digests = {RTMR_BANK: event.digest}
     if event.runtime is not None:
         covered: bytes | None = event.payload
@@ -194,7 +213,7 @@ def _dstack_record(event: DstackEvent, number: int, wrong_digest: bool) -> LogRe
     else:  # transport forms leave out what firmware logged
         covered, wrong = None, ""
     return LogRecord(
-        registers={RTMRS[event.register]: RTMR_BANK},
+        registers={} if stripped and event.runtime is None else {RTMRS[event.register]: RTMR_BANK},
         event_type=event.event_type,
         name=event.name,
         digests=digests,

@@ -17,8 +17,8 @@ data what they cover (``LogRecord.covered``). Checks, in order; ``FORMAT`` is tc
 
 Exempt from the last check are registers that another log in the evidence extends (PCR 14 or RTMR3: keyturn;
 RTMRs: dstack) and is judged by, PCR 10, which the kernel's IMA extends and lists elsewhere, and PCR 16 and
-above, which are for debugging, dynamic launches and applications. dstack leaves RTMR0 to RTMR2 out of logs
-that it sends along with quotes, so for its logs only what they hold is judged.
+above, which are for debugging, dynamic launches and applications. dstack can leave RTMR0 to RTMR2 out of the
+logs that it sends along, so for its logs only what they hold is judged (``attestation.event_log_records``).
 
 TPM registers that the quote does not cover prove nothing: a tcg2 log's records for them are not held against
 anything, and no caller may use them (``proven_records``).

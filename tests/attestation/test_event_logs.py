@@ -217,6 +217,24 @@ def test_a_dstack_log_that_was_stripped_explains_rtmr3_alone() -> None:
     assert failures(registers, dstack(dstack_log(entry)), ccel(cc_log())) == ["log-ccel-replay"]
 
 
+def test_only_a_log_of_exactly_the_stripped_form_is_taken_for_one() -> None:
+    digest = hashlib.sha384(b"tables").hexdigest()
+    acpi = dstack_event(b"ACPI DATA", imr=0, event_type=10, event="acpi", digest=digest)
+    runtime = dstack_event(b"\xaa")
+    registers = {"rtmr0": b"\x01" * 48, "rtmr1": bytes(48), "rtmr3": rtmr_of(runtime["digest"])}
+    assert failures(registers, dstack(dstack_log(acpi, acpi, acpi, runtime))) == []
+    others: list[list[dict[str, Any]]] = [
+        [acpi, acpi],
+        [acpi] * 4,
+        [acpi, acpi, {**acpi, "imr": 1}],
+        [acpi, acpi, {**acpi, "event_payload": ""}],
+        [acpi, acpi, {**acpi, "event_type": 1}],
+        [acpi, acpi, acpi, {**acpi, "imr": 2}],
+    ]
+    for firmware in others:
+        assert failures(registers, dstack(dstack_log(*firmware, runtime))) == ["log-dstack-replay"]
+
+
 def test_firmware_events_in_dstacks_log_are_covered_where_they_have_data() -> None:
     digest = hashlib.sha384(bytes(4)).hexdigest()
     good = dstack_event(bytes(4), imr=0, event_type=4, event="", digest=digest)

@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from attestation.event_logs import judge_logs, parse_log, proven_records
+from attestation.importers import import_evidence
 from measurements.events import EventType
 from measurements.tdx.quote import parse_quote
 from tests.support.log_evidence import (
@@ -169,6 +170,21 @@ def test_dstacks_logs_yield_the_registers_of_their_quotes(name: str) -> None:
     log = dstack(report["event_log"].encode())
     assert failures(registers, log) == [], reasons(registers, log)
     assert len(proven_records(parse_log(log), registers)) == 28
+
+
+def test_a_log_that_dstack_stripped_explains_rtmr3_alone() -> None:
+    evidence = import_evidence(vector("dstack/tdx-lite-attestation.json").read_bytes())
+    registers = registers_of_quote(evidence.report)
+    (log,) = evidence.logs
+    assert failures(registers, log) == [], reasons(registers, log)
+    parsed = parse_log(log)
+    assert set(parsed.replay()) == {"rtmr3"}
+    assert [one.name for one in parsed.records if not one.registers] == [
+        "acpi-loader",
+        "acpi-rsdp",
+        "acpi-tables",
+    ]
+    assert {one.name for one in proven_records(parsed, registers)} >= {"app-id", "compose-hash"}
 
 
 def test_the_log_of_dstacks_simulator_yields_the_registers_of_its_quote() -> None:
