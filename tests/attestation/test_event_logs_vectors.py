@@ -237,3 +237,18 @@ def test_application_events_of_confidential_containers_are_covered() -> None:
 
 def test_evidence_without_logs_has_no_checks() -> None:
     assert judge_logs(container(), {"rtmr0": bytes(48)}).checks == ()
+
+
+@pytest.mark.parametrize("name", ["gce-cos-85-no-nonce.pb", "gce-cos-85-nonce9009.pb"])
+def test_the_log_of_a_google_machine_yields_the_registers_that_its_tpm_quoted(name: str) -> None:
+    evidence = import_evidence(vector(f"tpm-quote-pairs/go-tpm-tools/{name}").read_bytes())
+    assert evidence.tpm is not None
+    registers = {
+        f"{bank}:{pcr}": value for bank, values in evidence.tpm.pcrs.items() for pcr, value in values.items()
+    }
+    assert len(registers) >= 48
+    (log,) = evidence.logs
+    assert failures(registers, log) == [], reasons(registers, log)
+    for register in ("sha256:0", "sha256:9"):
+        changed = {**registers, register: bytes(32)}
+        assert failures(changed, log) == ["log-tcg2-replay"]
