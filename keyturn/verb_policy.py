@@ -33,15 +33,18 @@ def init(
         str, typer.Option("--platform", help="Platforms, with commas: tdx, sgx, snp, tpm, nitro, sim.")
     ],
     gpu: Annotated[bool, typer.Option("--gpu", help="Also demand NVIDIA GPUs.")] = False,
+    permissive: Annotated[
+        bool, typer.Option("--permissive", help="For looking at evidence: whatever is signed passes.")
+    ] = False,
     output: Annotated[Path | None, typer.Option("--output", help="Where the file goes; else stdout.")] = None,
     json: JsonOption = False,
 ) -> None:
     """Write a commented policy, valid as it is: strict, and without any machine until you list one."""
-    from attestation.policies import policy_template
+    from attestation.policies import permissive_template, policy_template
 
     out = Output(json=json)
     platforms = _platforms(platform)
-    text = policy_template(platforms, gpu=gpu)
+    text = (permissive_template if permissive else policy_template)(platforms, gpu=gpu)
     if output is not None:
         with output.open("x", encoding="utf-8") as file:
             file.write(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import combinations
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 
 from attestation.container import EvidencePlatform
 from attestation.policies import permissive_template, policy_template
-from attestation.policy import Allowed, Environment, Policy, PolicyError, TcbStatus
+from attestation.policy import Allowed, Environment, Policy, PolicyError
 from attestation.policy_file import MAX_FILE, parse_policy
+from tests.support.policies import CENTURY, permissive_policy
 
 TEMPLATE = policy_template(list(EvidencePlatform), gpu=True)
 TDX = policy_template([EvidencePlatform.TDX])
@@ -43,12 +45,24 @@ def test_templates_are_valid_and_strict(count: int) -> None:
             assert not getattr(policy, platform.value).measurements.any
 
 
-def test_the_permissive_template_allows_what_it_says() -> None:
-    policy = parse_policy(permissive_template().encode())
-    assert policy.environment is Environment.DEV
-    assert policy.tdx is not None
-    assert policy.tdx.statuses == frozenset(TcbStatus) - {TcbStatus.REVOKED}
-    assert policy.report_data.any
+@pytest.mark.parametrize("count", [0, 1, 2, 6])
+def test_permissive_templates_allow_what_tests_call_permissive(count: int) -> None:
+    for platforms in combinations(EvidencePlatform, count):
+        policy = parse_policy(permissive_template(platforms, gpu=True).encode())
+        first, *more = platforms or EvidencePlatform
+        expected = permissive_policy(first, *more, gpu=True)
+        assert (policy.environment, policy.platforms) == (Environment.DEV, frozenset(platforms))
+        assert policy.gpu == expected.gpu
+        for platform in platforms:
+            assert _without_age(getattr(policy, platform)) == _without_age(getattr(expected, platform))
+    assert parse_policy(permissive_template().encode()).tpm is None
+
+
+def _without_age(section: Any) -> Any:
+    """The section without the longest age, which is ever so long in either."""
+    ages = [name for name in ("max_collateral_age", "max_crl_age", "max_age") if hasattr(section, name)]
+    assert all(getattr(section, name) >= CENTURY for name in ages)
+    return dataclasses.replace(section, **dict.fromkeys(ages, 0))
 
 
 def test_dates_and_durations() -> None:

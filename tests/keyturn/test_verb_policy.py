@@ -55,6 +55,15 @@ def test_init_to_stdout_is_the_policy_itself(capsys: pytest.CaptureFixture[str])
     assert document(capsys, "policy", "init", "--platform", "nitro")["policy"] == text
 
 
+def test_init_of_a_policy_for_looking_at_evidence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "look.toml"
+    call("policy", "init", "--platform", "tdx", "--permissive", "--output", path)
+    capsys.readouterr()
+    found = document(capsys, "policy", "explain", path)
+    assert found["environment"] == "dev"
+    assert found["warnings"] > 4
+
+
 @pytest.mark.parametrize("platforms", ["", "tdx,tdx", "sev", "tdx;snp"])
 def test_init_refuses_what_is_no_platform(platforms: str, capsys: pytest.CaptureFixture[str]) -> None:
     error = document(capsys, "policy", "init", "--platform", platforms, status=2)["error"]
