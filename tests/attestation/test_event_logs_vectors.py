@@ -246,9 +246,9 @@ def test_the_log_of_a_google_machine_yields_the_registers_that_its_tpm_quoted(na
     registers = {
         f"{bank}:{pcr}": value for bank, values in evidence.tpm.pcrs.items() for pcr, value in values.items()
     }
-    assert len(registers) >= 48
+    assert len(registers) >= 24
     (log,) = evidence.logs
     assert failures(registers, log) == [], reasons(registers, log)
-    for register in ("sha256:0", "sha256:9"):
-        changed = {**registers, register: bytes(32)}
+    for register in ("sha384:0", "sha384:9"):
+        changed = {**registers, register: b"\x01" * 48}
         assert failures(changed, log) == ["log-tcg2-replay"]
