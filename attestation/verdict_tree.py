@@ -79,10 +79,11 @@ def group_of(name: str, title: str, expected: Sequence[str], verdict: Verdict) -
 def groups_of(names: Iterable[tuple[str, str, Sequence[str]]], verdict: Verdict) -> tuple[Group, ...]:
     """As ``group_of``, for (name, title, expected) of several groups at once."""
     made = {check.name: check for check in verdict.checks}
-    return tuple(
-        Group(name=name, title=title, checks=tuple([made.get(one) or _not_checked(one) for one in expected]))
-        for name, title, expected in names
-    )
+    groups = []
+    for name, title, expected in names:
+        checks = [made[one] if one in made else _not_checked(one) for one in expected]
+        groups.append(Group(name=name, title=title, checks=tuple(checks)))
+    return tuple(groups)
 
 
 def renamed(groups: Sequence[Group], *, prefix: str, when: str) -> tuple[Group, ...]:

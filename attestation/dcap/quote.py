@@ -26,7 +26,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from attestation.dcap.enclave_report import REPORT_SIZE, EnclaveReport, parse_enclave_report
 from measurements.errors import FormatError
@@ -40,6 +40,9 @@ VERSIONS = (3, 4, 5)
 _HEADER = struct.Struct("<HHIHH16s20s")
 _BODY_TYPE = struct.Struct("<HI")
 _CERTIFICATION = struct.Struct("<HI")
+_SIZE = struct.Struct("<I")
+_SIGNATURE = struct.Struct(f"<{SIGNATURE_SIZE}s{KEY_SIZE}s")
+_QE_REPORT = struct.Struct(f"<{REPORT_SIZE}s{SIGNATURE_SIZE}sH")
 _ENCLAVE_BODY = 1
 _QE_REPORT_TYPE = 6
 
@@ -101,32 +104,30 @@ class DcapQuote:
 class _Reader:
     """Takes fields off the front; every one has to be there."""
 
-    def __init__(self, data: bytes, what: str) -> None:
-        self._data, self._place, self._what = data, 0, what
+    __slots__ = ("_data", "_what", "place")
 
-    @property
-    def place(self) -> int:
-        """How many bytes were taken."""
-        return self._place
+    def __init__(self, data: bytes, what: str) -> None:
+        self._data, self._what, self.place = data, what, 0
 
     def take(self, size: int, name: str) -> bytes:
         """The next ``size`` bytes."""
-        end = self._place + size
+        start, end = self.place, self.place + size
         if end > len(self._data):
             _refuse(f"{self._what} ends at byte {len(self._data)}, inside of {name} that reaches to {end}")
-        found = self._data[self._place : end]
-        self._place = end
-        return found
+        self.place = end
+        return self._data[start:end]
 
-    def number(self, size: int, name: str) -> int:
-        """The next ``size`` bytes as an integer."""
-        return int.from_bytes(self.take(size, name), "little")
+    def unpack(self, layout: struct.Struct, name: str) -> tuple[Any, ...]:
+        """The next fields."""
+        return layout.unpack(self.take(layout.size, name))
 
-    def finish(self) -> None:
-        """Nothing may be left."""
-        if self._place != len(self._data):
-            rest = len(self._data) - self._place
+    def last(self, size: int, name: str) -> bytes:
+        """The next ``size`` bytes, which have to be all that is left."""
+        found = self.take(size, name)
+        if self.place != len(self._data):
+            rest = len(self._data) - self.place
             _refuse(f"{self._what} is followed by {rest} bytes that belong to nothing")
+        return found
 
 
 def parse_dcap_quote(data: bytes) -> DcapQuote:
@@ -141,13 +142,12 @@ def parse_dcap_quote(data: bytes) -> DcapQuote:
         _refuse(f"has version {header.version}; 3, 4 or 5 is expected")
     body = _body(reader, header)
     signed = data[: reader.place]
-    section = _Reader(reader.take(reader.number(4, "a size"), "the signature data"), "signature data")
-    reader.finish()
-    signature, key = section.take(SIGNATURE_SIZE, "the signature"), section.take(KEY_SIZE, "the key")
+    (size,) = reader.unpack(_SIZE, "the size of the signature data")
+    section = _Reader(reader.last(size, "the signature data"), "the signature data")
+    signature, key = section.unpack(_SIGNATURE, "signature and key")
     certified = section if header.version == VERSIONS[0] else _nested(section)
-    report = certified.take(REPORT_SIZE, "the QE report")
-    report_signature = certified.take(SIGNATURE_SIZE, "the QE report's signature")
-    authentication = certified.take(certified.number(2, "a size"), "the QE authentication data")
+    report, report_signature, length = certified.unpack(_QE_REPORT, "the QE report")
+    authentication = certified.take(length, "the QE authentication data")
     kind, value = _certification(certified)
     return DcapQuote(
         header=header,
@@ -192,7 +192,7 @@ def _body_kind(reader: _Reader, header: QuoteHeader) -> BodyType | None:
         _refuse("has version 3, which is for enclaves, and is of a trust domain")
     if header.version < 5:
         return None if enclave else BodyType.TDX_1_0
-    number, size = _BODY_TYPE.unpack(reader.take(_BODY_TYPE.size, "the type of its body"))
+    number, size = reader.unpack(_BODY_TYPE, "the type of its body")
     if enclave != (number == _ENCLAVE_BODY) or number not in _BODY_TYPES:
         _refuse(f"has a body of type {number}, which TEE type {header.tee_type:#x} does not have")
     kind = None if enclave else BodyType(number)
@@ -212,10 +212,8 @@ def _nested(section: _Reader) -> _Reader:
 
 def _certification(reader: _Reader) -> tuple[int, bytes]:
     """The last thing in a part: type and value."""
-    kind, size = _CERTIFICATION.unpack(reader.take(_CERTIFICATION.size, "the type of certification data"))
-    value = reader.take(size, "certification data")
-    reader.finish()
-    return kind, value
+    kind, size = reader.unpack(_CERTIFICATION, "the type of certification data")
+    return kind, reader.last(size, "certification data")
 
 
 def _refuse(reason: str) -> NoReturn:
