@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,6 +15,8 @@ from keyturn.input_files import read_limited
 from keyturn.output import Output, escape
 from keyturn.verdict_output import require_tree, show_tree
 from keyturn.verify_inputs import VerifyUsageError
+from measurements.canonical import parse_json
+from measurements.errors import KeyturnError
 
 if TYPE_CHECKING:
     from attestation.collateral import Collateral
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from attestation.platform_verification import PlatformFacts
     from attestation.policy import Policy
 
+_ACTIVATION = re.compile(r"[0-9a-f]{64}")
 _SHORT = 64
 """Characters of a value that a line shows whole."""
 
@@ -31,7 +35,7 @@ _SHORT = 64
 class PolicyInputs:
     """What was given beside the evidence; None is not given."""
 
-    policy: Path
+    policy: Path | None
     collateral: tuple[Path, ...]
     now: str | None
     offline: bool
@@ -40,6 +44,48 @@ class PolicyInputs:
     kds: str | None
     cache: Path | None
     report_data: str | None
+    activation: str | None
+
+    def refuse_unused(self, *, rule: bool) -> None:
+        """Raises ``VerifyUsageError`` where options were given that nothing of this kind uses. ``rule`` says
+        that a policy has a use: as the app's rule on chain.
+        """
+        given = {
+            "--policy": self.policy if not rule else None,
+            "--collateral": self.collateral or None,
+            "--now": self.now,
+            "--offline": self.offline or None,
+            "--html": self.html,
+            "--pccs": self.pccs,
+            "--kds": self.kds,
+            "--cache": self.cache,
+            "--activation": self.activation,
+        }
+        for option, value in given.items():
+            if value is not None:
+                raise VerifyUsageError(
+                    "goes with a file of evidence and --policy only",
+                    subject=option,
+                    advice="leave it out, or judge evidence: keyturn verify FILE --policy POLICY",
+                )
+
+
+def is_judged_file(name: str) -> bool:
+    """Whether a policy judges this file itself: it is neither a service nor a receipt of a KMS, whose app
+    names its policy on chain.
+    """
+    from keyturn.service_client import is_url
+
+    if is_url(name):
+        return False
+    data = read_limited(Path(name))
+    if data.lstrip()[:1] != b"{":
+        return True
+    try:
+        document = parse_json(data, subject=name)
+    except KeyturnError:
+        return True
+    return not (isinstance(document, dict) and "payloadType" in document)
 
 
 def verify_with_policy(out: Output, path: Path, inputs: PolicyInputs) -> None:
@@ -82,7 +128,10 @@ def _policy(inputs: PolicyInputs) -> Policy:
     from attestation.policy import Allowed
     from keyturn.policy_inputs import read_policy
 
+    assert inputs.policy is not None
     policy = read_policy(inputs.policy)
+    if inputs.activation is not None:
+        policy = _with_activation(policy, inputs.activation.lower())
     if inputs.report_data is None:
         return policy
     value = inputs.report_data.lower()
@@ -93,6 +142,25 @@ def _policy(inputs: PolicyInputs) -> Policy:
             "is not hex", subject="--report-data", advice="give the bytes that the evidence must bind, in hex"
         ) from None
     return replace(policy, report_data=Allowed(values=frozenset({value})))
+
+
+def _with_activation(policy: Policy, value: str) -> Policy:
+    """The policy with this activation value instead of those that it lists."""
+    from attestation.policy import AkProof, Allowed
+
+    if not _ACTIVATION.fullmatch(value):
+        raise VerifyUsageError(
+            "is no activation value",
+            subject="--activation",
+            advice="give the 64 hex digits that keyturn tpm challenge showed",
+        )
+    if policy.tpm is None or AkProof.CREDENTIAL not in policy.tpm.ak_proofs:
+        raise VerifyUsageError(
+            "the policy asks no TPM for a credential" if policy.tpm else "the policy has no [tpm]",
+            subject="--activation",
+            advice='write ak-proofs = ["credential"] under [tpm] in the policy, or leave the option out',
+        )
+    return replace(policy, tpm=replace(policy.tpm, activation_secrets=Allowed(values=frozenset({value}))))
 
 
 def _collateral(out: Output, evidence: EvidenceContainer, inputs: PolicyInputs, now: int) -> Collateral:
@@ -151,4 +219,8 @@ def _show_turn(out: Output, turn: Turn) -> None:
 
 
 def _date(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    """Certificates without an end of their own say 9999-12-31, after which calendars here have no date."""
+    try:
+        return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds} seconds after 1970"

@@ -9,7 +9,10 @@ import typer
 
 PolicyOption = Annotated[
     Path | None,
-    typer.Option("--policy", help="Judge evidence of any platform by this policy (keyturn policy init)."),
+    typer.Option(
+        "--policy",
+        help="Judge evidence by this policy (keyturn policy init); for receipts, the app's TCB rule.",
+    ),
 ]
 CollateralOption = Annotated[
     list[Path] | None,
@@ -23,6 +26,12 @@ NowOption = Annotated[
 ]
 OfflineOption = Annotated[
     bool, typer.Option("--offline", help="With --policy: ask no network, use only what is given.")
+]
+ActivationOption = Annotated[
+    str | None,
+    typer.Option(
+        "--activation", help="With --policy: the one activation value that counts (keyturn tpm challenge)."
+    ),
 ]
 HtmlOption = Annotated[
     Path | None, typer.Option("--html", help="With --policy: also write the verdict as a page.")

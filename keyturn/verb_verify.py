@@ -24,6 +24,7 @@ from keyturn.dstack_options import (
 )
 from keyturn.output import JsonOption, Output
 from keyturn.policy_verify_options import (
+    ActivationOption,
     CacheOption,
     CollateralOption,
     HtmlOption,
@@ -130,6 +131,7 @@ def verify(
     collateral: CollateralOption = None,
     now: NowOption = None,
     offline: OfflineOption = False,
+    activation: ActivationOption = None,
     html: HtmlOption = None,
     pccs: PccsOption = None,
     kds: KdsOption = None,
@@ -171,6 +173,7 @@ def verify(
 ) -> None:
     """Check everything from the hardware's root to the policy on chain; exit 0 only if all of it holds."""
     from keyturn.input_files import read_document
+    from keyturn.policy_verification import PolicyInputs, is_judged_file, verify_with_policy
     from keyturn.service_client import is_url
     from keyturn.verify_inputs import AnchorOptions, NodeFiles, ReceiptFiles, ServiceInputs, VerifyUsageError
 
@@ -179,22 +182,22 @@ def verify(
         raise VerifyUsageError(
             "exactly one of them is needed", subject="FILE, --bundle, --dstack", advice="name what to verify"
         )
-    if policy is not None:
-        from keyturn.policy_verification import PolicyInputs, verify_with_policy
-
-        inputs = PolicyInputs(
-            policy=policy,
-            collateral=tuple(collateral or ()),
-            now=now,
-            offline=offline,
-            html=html,
-            pccs=pccs,
-            kds=kds,
-            cache=cache,
-            report_data=report_data,
-        )
-        verify_with_policy(out, Path(_only_file(file)), inputs)
+    inputs = PolicyInputs(
+        policy=policy,
+        collateral=tuple(collateral or ()),
+        now=now,
+        offline=offline,
+        html=html,
+        pccs=pccs,
+        kds=kds,
+        cache=cache,
+        report_data=report_data,
+        activation=activation,
+    )
+    if policy is not None and file is not None and is_judged_file(file):
+        verify_with_policy(out, Path(file), inputs)
         return
+    inputs.refuse_unused(rule=dstack is None)
     if dstack is not None:
         from keyturn.dstack_inputs import Known, TablesSource, verify_report
 
@@ -225,6 +228,7 @@ def verify(
         app_id=app_id,
         development=allow_development,
         nonce=nonce,
+        rule=policy,
     )
     node = NodeFiles(node=kms_node, reference=kms_reference)
     if bundle is not None:
@@ -246,16 +250,6 @@ def verify(
     show_tree(out, tree, title="verification")
     out.result(tree.as_json())
     require_tree(tree)
-
-
-def _only_file(file: str | None) -> str:
-    from keyturn.verify_inputs import VerifyUsageError
-
-    if file is None:
-        raise VerifyUsageError(
-            "judges a file of evidence", subject="--policy", advice="name the evidence: keyturn verify FILE"
-        )
-    return file
 
 
 def _given(file: str | None) -> str:

@@ -39,6 +39,8 @@ class AnchorOptions:
     app_id: str | None
     development: bool
     nonce: str | None
+    rule: Path | None = None
+    """Policy that the app has to name as its TCB rule."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,6 +108,7 @@ def make_anchors(options: AnchorOptions) -> VerifierAnchors:
     """The trust anchors; raises ``VerifyUsageError`` where one is missing."""
     from contracts.artefacts import ContractName, artefact
     from keyturn.chain_options import parse_address, parse_identifier
+    from keyturn.policy_inputs import read_policy
     from kms.chain_view import ChainPins
     from kms.root_key import ChainPin
     from kms.verification import VerifierAnchors
@@ -138,6 +141,7 @@ def make_anchors(options: AnchorOptions) -> VerifierAnchors:
         kms_id=digest(needed(options.kms_id, "--kms-id"), "--kms-id"),
         app_id=address(options.app_id, "--app-id"),
         development=options.development,
+        rule=None if options.rule is None else read_policy(options.rule),
         nonce=None if options.nonce is None else parse_nonce(options.nonce),
     )
 
