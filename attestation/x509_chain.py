@@ -340,7 +340,10 @@ def _name(certificate: x509.Certificate) -> str:
 
 
 def _date(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    try:
+        return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):  # a moment that calendars here do not have
+        return f"{seconds} seconds after 1970"
 
 
 def refuse(reason: str) -> NoReturn:
