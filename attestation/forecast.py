@@ -1,25 +1,28 @@
 """Forecasts: which collateral or policy date will turn a verdict, and when.
 
 The verdict is computed again at each moment at which something that it rests on begins or ends: windows of
-certificates, lists and collateral, ages that the policy limits, ends of grace windows. What comes out is
-exact for the collateral at hand, without a second set of rules that could differ from the verifier's.
+certificates, lists and collateral, ages that the policy limits, ends of grace windows, and windows of what is
+at hand but was not taken, since it may be taken then. What comes out is exact for the collateral at hand,
+without a second set of rules that could differ from the verifier's.
 Collateral of the next TCB recovery, where it is given as ``early``, is put in the place of today's, at its
 own date.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from heapq import heappop, heappush
 from typing import Any
 
 from attestation.collateral import Collateral, DcapCollateral
+from attestation.collateral_summary import summarise
 from attestation.evidence_verdict import EvidenceVerdict
 from attestation.platform_verification import Window
 from attestation.policy import DcapPolicy, Policy
 
-MAX_MOMENTS = 64
-"""Most moments at which a verdict is computed again."""
+MAX_MOMENTS = 256
+"""Most moments at which a verdict is computed again; beyond them nothing is said."""
 
 Evaluate = Callable[[Collateral, int], EvidenceVerdict]
 """The verdict with this collateral at this time."""
@@ -56,8 +59,8 @@ class Turn:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Forecast:
-    """``valid_until`` is the last second in which a passing verdict holds with the collateral at hand; None
-    for a verdict that does not pass, or one that nothing here will end.
+    """``valid_until`` is the last second in which a passing verdict holds with the collateral at hand, or up
+    to which that was looked at; None for a verdict that does not pass, or one that nothing here will end.
     """
 
     valid_until: int | None
@@ -77,14 +80,46 @@ class _Moment:
 def forecast(
     verdict: EvidenceVerdict, *, collateral: Collateral, policy: Policy, evaluate: Evaluate
 ) -> Forecast:
-    """What will become of ``verdict``, which ``evaluate`` gave for ``collateral``."""
-    moments = [*_window_moments(verdict.windows), *_policy_moments(policy)]
-    turns = _turns(verdict, collateral, moments, evaluate)
-    failing = [one.at for one in turns if not one.passes]
+    """What will become of ``verdict``, which ``evaluate`` gave for ``collateral``: all that is at hand, that
+    in the evidence as well.
+    """
+    agenda = _Agenda(after=verdict.now)
+    agenda.add([*_window_moments(verdict.windows), *_policy_moments(policy), *_unused_moments(collateral)])
+    turns = _turns(verdict, collateral, agenda, evaluate)
+    ends = [one.at for one in turns if not one.passes] or agenda.rest
     return Forecast(
-        valid_until=failing[0] - 1 if verdict.passed and failing else None,
+        valid_until=ends[0] - 1 if verdict.passed and ends else None,
         turns=(*turns, *_early_turns(verdict, collateral, evaluate)),
     )
+
+
+@dataclass(kw_only=True, slots=True)
+class _Agenda:
+    """Moments in the order of time. What is added while they are taken has its place if it is still ahead."""
+
+    after: int
+    causes: dict[int, dict[str, None]] = field(default_factory=dict)
+    heap: list[int] = field(default_factory=list)
+    taken: int = 0
+
+    def add(self, moments: Iterable[_Moment]) -> None:
+        for one in moments:
+            if one.at <= self.after:
+                continue
+            if one.at not in self.causes:
+                heappush(self.heap, one.at)
+            self.causes.setdefault(one.at, {})[one.cause] = None
+
+    def __iter__(self) -> Iterator[int]:
+        while self.heap and self.taken < MAX_MOMENTS:
+            self.after = heappop(self.heap)
+            self.taken += 1
+            yield self.after
+
+    @property
+    def rest(self) -> list[int]:
+        """What was not looked at, the earliest first."""
+        return sorted(self.heap)
 
 
 def _window_moments(windows: Iterable[Window]) -> list[_Moment]:
@@ -104,17 +139,28 @@ def _policy_moments(policy: Policy) -> list[_Moment]:
     ]
 
 
+def _unused_moments(collateral: Collateral) -> list[_Moment]:
+    """When anything at hand begins: a verifier may take it from then on in the place of what it took. What it
+    takes then brings its own windows.
+    """
+    items = summarise(replace(collateral, early=()))
+    return [
+        _Moment(at=one.start, cause=f"{one.what} {one.subject} begins")
+        for one in items
+        if one.start is not None
+    ]
+
+
 def _turns(
-    verdict: EvidenceVerdict, collateral: Collateral, moments: Sequence[_Moment], evaluate: Evaluate
+    verdict: EvidenceVerdict, collateral: Collateral, agenda: _Agenda, evaluate: Evaluate
 ) -> tuple[Turn, ...]:
     """Turns with today's collateral, in the order of time."""
     before, found = verdict, []
-    times = sorted({one.at for one in moments if one.at > verdict.now})[:MAX_MOMENTS]
-    for at in times:
+    for at in agenda:
         after = evaluate(collateral, at)
+        agenda.add(_window_moments(after.windows))
         if after.failed_checks != before.failed_checks:
-            causes = tuple(dict.fromkeys(one.cause for one in moments if one.at == at))
-            found.append(_turn(before, after, at=at, causes=causes, early=False))
+            found.append(_turn(before, after, at=at, causes=tuple(agenda.causes[at]), early=False))
         before = after
     return tuple(found)
 

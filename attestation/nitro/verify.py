@@ -35,7 +35,7 @@ from attestation.collateral import Collateral
 from attestation.container import EvidenceContainer, EvidencePlatform
 from attestation.measurement_sets import check_measurements, check_report_data
 from attestation.nitro.document_checks import DOCUMENT_CHECKS, check_document
-from attestation.platform_verification import PlatformFacts, PlatformVerification
+from attestation.platform_verification import PlatformFacts, PlatformVerification, Window
 from attestation.policy import NitroPolicy, Policy
 from attestation.verdict import CheckFailedError, CheckList
 from attestation.verdict_tree import group_of
@@ -67,7 +67,7 @@ def verify_nitro(
     return PlatformVerification(
         groups=groups,
         facts=_facts(found[0]) if found and passed else None,
-        windows=found[1].windows if found else (),
+        windows=(*found[1].windows, age_window(found[0], policy)) if found else (),
         chain=found[1].links if found else (),
     )
 
@@ -108,6 +108,13 @@ def check_age(checks: CheckList, document: NitroDocument, max_age: int, now: int
         reason="the document is from the future" if age < 0 else "the document is too old",
         advice="take a new document, or check a stored one at the time at which it was made",
     )
+
+
+def age_window(document: NitroDocument, policy: Policy) -> Window:
+    """When the document is neither from the future nor too old for a policy with a section for Nitro."""
+    assert policy.nitro is not None  # documents are read under such policies alone
+    start = document.timestamp // 1000
+    return Window(name="age of the document by the policy", start=start, end=start + policy.nitro.max_age)
 
 
 def check_debug(checks: CheckList, document: NitroDocument) -> None:
