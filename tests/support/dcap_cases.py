@@ -79,9 +79,21 @@ def case(identifier: str) -> DcapCase:
     return cases()[identifier]
 
 
-def root_der() -> bytes:
-    """Intel's root certificate."""
-    return vector(f"{FOLDER}/intel_sgx_root_ca.der").read_bytes()
+def extended_case() -> DcapCase:
+    """dcap-qvl's own sample of an extended body, up to date for the month from 2026-10-08 on. It is in the
+    table of vectors, not among the cases.
+    """
+    stored = vector(f"{FOLDER}/quotes/dcap-qvl-tdx-quote-td15ex.bin").read_bytes()
+    document = json.loads(vector(f"{FOLDER}/collateral/dcap-qvl-tdx-quote-td15ex.json").read_text())
+    return DcapCase(
+        id="dcap-qvl-tdx-quote-td15ex",
+        platform=EvidencePlatform.TDX,
+        stored=stored,
+        quote=stored,
+        collateral=_collateral(document),
+        now=1_791_500_000,
+        expect={"ok": True, "status": "UpToDate"},
+    )
 
 
 def whole_quote(stored: bytes) -> bytes:
@@ -111,15 +123,21 @@ def failed_names(result: PlatformVerification) -> list[str]:
 def _case(row: Mapping[str, Any]) -> DcapCase:
     stored = vector(f"{FOLDER}/{row['quote']}").read_bytes()
     document = json.loads(vector(f"{FOLDER}/{row['collateral']}").read_text())
-    parts: dict[str, Any] = {
-        key: bytes.fromhex(value) if key in _BINARY else value for key, value in document.items()
-    }
     return DcapCase(
         id=row["id"],
         platform=EvidencePlatform(row["tee"].lower()),
         stored=stored,
         quote=whole_quote(stored),
-        collateral=DcapCollateral(**parts),
+        collateral=_collateral(document),
         now=row["now"],
         expect=row["expect"],
     )
+
+
+def _collateral(document: Mapping[str, str]) -> DcapCollateral:
+    """A set out of the form that dcap-qvl writes; the PCK's chain comes with the quote."""
+    parts: dict[str, Any] = {
+        one.name: bytes.fromhex(document[one.name]) if one.name in _BINARY else document[one.name]
+        for one in fields(DcapCollateral)
+    }
+    return DcapCollateral(**parts)

@@ -15,10 +15,10 @@ from attestation.container import EvidenceContainer, EvidencePlatform
 from attestation.dcap.library import LibraryVerdict, library_verdict
 from attestation.dcap.verify import verify_dcap
 from attestation.platform_verification import PlatformVerification
-from attestation.policy import Allowed
+from attestation.policy import Allowed, TcbStatus
 from attestation.sim.quote import SimEnclave, sgx_quote, sim_domain, td_quote
 from measurements.tdx.quote import BodyType, TdBody, TdExtension
-from tests.support.dcap_cases import SGX_V3, TDX_V4, case, failed_checks, failed_names
+from tests.support.dcap_cases import SGX_V3, TDX_V4, case, extended_case, failed_checks, failed_names
 from tests.support.policies import ANY, NONE, only, permissive_dcap, permissive_policy
 from tests.support.sim_pki import NOW, pki
 
@@ -89,6 +89,19 @@ def test_an_extended_body_is_verified() -> None:
     assert failed_names(result) == []
     assert result.facts is not None
     assert result.facts.details["tcb_status_now"] == "UpToDate"
+
+
+def test_a_real_extended_body_is_verified() -> None:
+    one = extended_case()
+    result = one.verify(one.policy(statuses=frozenset({TcbStatus.UP_TO_DATE}), service_tds=NONE))
+    assert failed_names(result) == []
+    assert one.library().status == "UpToDate"
+    assert result.facts is not None
+    assert result.facts.registers["mrtd"].hex().startswith("2a674327c50218db")
+    place = 54 + 648 + 1
+    assert failed_names(one.verify(quote=one.quote[:place] + b"\0" + one.quote[place + 1 :])) == [
+        "quote-signature"
+    ]
 
 
 @pytest.mark.parametrize("name", ["initial_service_td_hash", "service_td_hash"])
