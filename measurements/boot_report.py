@@ -38,6 +38,7 @@ MAX_REPORT = 8 << 20
 
 _END = re.compile(r"-----END KEYTURN BOOT REPORT ([0-9a-f]{64})-----")
 _DATA = re.compile(rf"{PREFIX}([A-Za-z0-9+/]{{1,{LINE_LENGTH}}}={{0,2}})")
+_LINE_END = re.compile(r"\r*\n")
 _BANK_SIZES = {"sha1": 20, "sha256": 32, "sha384": 48, "sha512": 64}
 _PCRS = 24
 
@@ -105,7 +106,7 @@ def find_report(console: bytes) -> BootReport:
 def _unframe(text: str) -> bytes:
     pieces: list[str] | None = None
     found: list[bytes] = []
-    for line in text.splitlines():
+    for line in _LINE_END.split(text):
         if line.endswith(BEGIN):
             pieces = []
             continue
@@ -132,7 +133,7 @@ def _checked(pieces: Sequence[str], *, sha256: str) -> bytes:
         data = base64.b64decode(text, validate=True)
     except binascii.Error as error:
         raise _error(f"the boot report is not base64: {error}") from error
-    if hashlib.sha256(data).hexdigest() != sha256:
+    if base64.b64encode(data).decode("ascii") != text or hashlib.sha256(data).hexdigest() != sha256:
         raise _error("the boot report does not have the hash of its last line")
     return data
 
