@@ -75,11 +75,16 @@ from attestation.platform_verification import (
     Window,
 )
 from attestation.policy import DcapPolicy, Policy, RootPurpose
-from attestation.verdict import CheckFailedError, CheckList
+from attestation.verdict import Check, CheckFailedError, CheckList, Verdict
 from attestation.verdict_tree import groups_of
+from measurements.errors import KeyturnError
 from measurements.tdx.quote import TdBody
 
 _VERSIONS = (("dcap-qvl", VERSION), ("cryptography", cryptography.__version__))
+_SECTION = "evidence of tdx, sgx or sim, and a section of the policy for it"
+_QUOTE = "a quote of version 3, 4 or 5 and nothing else"
+_ALLOWED = Verdict(checks=(Check(name="policy-section", passed=True, expected=_SECTION, found=_SECTION),))
+_WHOLE = Verdict(checks=(Check(name="quote-form", passed=True, expected=_QUOTE, found=_QUOTE),))
 _PURPOSES = {
     EvidencePlatform.TDX: RootPurpose.INTEL_DCAP,
     EvidencePlatform.SGX: RootPurpose.INTEL_DCAP,
@@ -159,26 +164,29 @@ def _groups(enclave: bool) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
 
 def _section(checks: CheckList, evidence: EvidenceContainer, policy: Policy) -> DcapPolicy:
     platform = evidence.platform
-    sections = {
-        EvidencePlatform.TDX: policy.tdx,
-        EvidencePlatform.SGX: policy.sgx,
-        EvidencePlatform.SIM: policy.sim,
-    }
-    section = sections.get(platform)
+    section: DcapPolicy | None = None
+    if platform is EvidencePlatform.TDX:
+        section = policy.tdx
+    elif platform is EvidencePlatform.SGX:
+        section = policy.sgx
+    elif platform is EvidencePlatform.SIM:
+        section = policy.sim
+    if section is not None:
+        checks.replay(_ALLOWED)
+        return section
     checks.require(
         "policy-section",
-        section is not None,
-        expected="evidence of tdx, sgx or sim, and a section of the policy for it",
+        False,
+        expected=_SECTION,
         found=f"evidence of {platform.value}, sections {', '.join(sorted(policy.platforms)) or 'none'}",
         reason=f"the policy {policy.name} does not allow quotes of {platform.value}, or this is none",
         advice=f"add a section [{platform.value}] to the policy if such machines are meant to be allowed",
     )
-    assert section is not None
-    return section
+    raise AssertionError("a failed check ends the list")
 
 
 def _sets(own: tuple[DcapCollateral, ...], given: tuple[DcapCollateral, ...]) -> tuple[DcapCollateral, ...]:
-    return tuple(dict.fromkeys((*given, *own)))
+    return tuple(dict.fromkeys((*given, *own))) if own else given
 
 
 def _verify(checks: CheckList, case: _Case) -> Callable[[], PlatformFacts]:
@@ -208,8 +216,12 @@ def _verify(checks: CheckList, case: _Case) -> Callable[[], PlatformFacts]:
 
 
 def _read_quote(checks: CheckList, case: _Case) -> DcapQuote:
-    with checks.step("quote-form", expected="a quote of version 3, 4 or 5 and nothing else"):
+    try:
         quote = parse_dcap_quote(case.evidence.report)
+    except KeyturnError:
+        with checks.step("quote-form", expected=_QUOTE):
+            raise
+    checks.replay(_WHOLE)
     case.found.enclave = quote.header.tee_type == TeeType.SGX
     check_header(quote.header, case.evidence.platform).into(checks)
     check_body(quote, case.section).into(checks)
