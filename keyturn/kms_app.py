@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import import_module, resources
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,16 @@ import tomli_w
 
 from image_builder.app_recipe import APP_RECIPE_NAME
 from image_builder.recipe import RECIPE_NAME
+from keyturn.import_closure import reached_modules
 from kms.agent_socket import ROOT_KEY_PATHS
 from measurements.version import VERSION
 
+START = "kms.main"
 PACKAGES = ("attestation", "contracts", "kms", "measurements")
-"""What the KMS is made of, and nothing more (see the import directions)."""
+"""What the KMS is made of (see the import directions); of these only what it reaches is shipped."""
 
 INSTALLED = "/usr/lib/python3/dist-packages"
 PORT = 8090
-_SUFFIXES = frozenset({".py", ".json", ".toml"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +64,7 @@ def kms_recipe(pins: KmsPins) -> dict[str, Any]:
     container = {
         "name": "kms",
         "image": "recipe:root",
-        "entrypoint": ["/usr/bin/python3.13", "-I", "-m", "kms.main"],
+        "entrypoint": ["/usr/bin/python3.13", "-I", "-m", START],
         "user": "kms",
         "env": {
             "KEYTURN_CHAIN_ID": str(pins.chain_id),
@@ -96,11 +97,9 @@ def kms_recipe(pins: KmsPins) -> dict[str, Any]:
 
 
 def _files() -> Iterator[tuple[Path, str]]:
-    """Every file of the packages, with its path below the folder of packages; sorted."""
-    for package in PACKAGES:
-        origin = import_module(package).__file__
-        assert origin is not None
-        folder = Path(origin).parent
-        for path in sorted(folder.rglob("*")):
-            if path.is_file() and path.suffix in _SUFFIXES and "__pycache__" not in path.parts:
-                yield path, f"{package}/{path.relative_to(folder).as_posix()}"
+    """Every module that the KMS reaches, with its path below the folder of packages; sorted. None of them
+    reads data from beside itself.
+    """
+    for name, path in reached_modules(START, frozenset(PACKAGES)).items():
+        relative = name.replace(".", "/")
+        yield path, f"{relative}/__init__.py" if path.name == "__init__.py" else f"{relative}.py"

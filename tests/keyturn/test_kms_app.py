@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -30,6 +31,31 @@ def project(tmp_path: Path) -> Path:
 
 def recipe_of(project: Path) -> Recipe:
     return read_recipe(project / "root" / "keyturn.toml")
+
+
+def test_the_kms_runs_from_what_is_shipped_and_nothing_else(project: Path) -> None:
+    files = project / "root" / "files"
+    program = (
+        "import sys; from pathlib import Path; import kms.main; "
+        "print(*sorted(str(Path(m.__file__).resolve()) for n, m in sys.modules.items() "
+        "if n.partition('.')[0] in {'kms', 'attestation', 'measurements', 'contracts'}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=files,
+        env={"PYTHONPATH": str(files)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split()
+    assert all(Path(path).is_relative_to(files.resolve()) for path in done.stdout.split())
+
+
+def test_what_the_kms_never_runs_is_not_shipped(project: Path) -> None:
+    paths = {entry.path.removeprefix("/usr/lib/python3/dist-packages/") for entry in recipe_of(project).files}
+    for left_out in ("attestation/sim", "attestation/fetch", "attestation/nvidia", "measurements/acpi"):
+        assert not [path for path in paths if path.startswith(left_out)]
 
 
 def test_the_root_holds_every_module(project: Path) -> None:
