@@ -46,6 +46,10 @@ _CollateralOption = Annotated[
 _ManifestOption = Annotated[Path | None, typer.Option("--app-manifest", help="The app's manifest.")]
 _ShapeOption = Annotated[Path | None, typer.Option("--shape", help="The machine's shape.")]
 _ReferenceOption = Annotated[Path | None, typer.Option("--reference", help="Declared reference values.")]
+_ActivatedSecretOption = Annotated[
+    Path | None,
+    typer.Option("--activated-secret", help="What the TPM opened: the secret of keyturn tpm challenge."),
+]
 _FormatOption = Annotated[
     str | None, typer.Option("--format", help="Name of the format, where a file fits several.")
 ]
@@ -81,6 +85,7 @@ def import_(
     app_manifest: _ManifestOption = None,
     shape: _ShapeOption = None,
     reference: _ReferenceOption = None,
+    activated_secret: _ActivatedSecretOption = None,
     format_name: _FormatOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -101,6 +106,7 @@ def import_(
         SideFile.APP_MANIFEST: app_manifest,
         SideFile.SHAPE: shape,
         SideFile.REFERENCE: reference,
+        SideFile.ACTIVATED: activated_secret,
         **_logs(log or []),
     }
     main, beside = _tsm_folder(file)

@@ -1,11 +1,14 @@
-"""What comes in files beside evidence: certificates, logs, evidence of GPUs, collateral, documents."""
+"""What comes in files beside evidence: certificates, logs, evidence of GPUs, collateral, documents, and the
+secret that a TPM opened.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from attestation.collateral import Collateral
-from attestation.container import EvidenceContainer, GpuPart, Log, LogFormat
+from attestation.container import EvidenceContainer, GpuPart, Log, LogFormat, TpmPart
+from attestation.credential import SECRET_SIZE
 from attestation.importers.snp_reports import with_tsm_files
 from attestation.importers.source import SideFile, SideFiles, refuse
 from attestation.x509_chain import load_certificate, load_pem_certificates
@@ -32,6 +35,7 @@ def with_side_files(container: EvidenceContainer, files: SideFiles) -> EvidenceC
         certificates=tuple(dict.fromkeys(found.certificates + _certificates(files))),
         logs=found.logs + added,
         gpus=found.gpus + _gpus(files),
+        tpm=_tpm(found.tpm, files),
         collateral=found.collateral.joined(_collateral(files)),
         app_manifest=_document(found.app_manifest, files, SideFile.APP_MANIFEST),
         shape=_document(found.shape, files, SideFile.SHAPE),
@@ -59,6 +63,19 @@ def _gpus(files: SideFiles) -> tuple[GpuPart, ...]:
     from attestation.nvidia.evidence_files import read_gpu_evidence
 
     return read_gpu_evidence(data, certificates=files.get(SideFile.GPU_CERTIFICATES))
+
+
+def _tpm(part: TpmPart | None, files: SideFiles) -> TpmPart | None:
+    secret = files.get(SideFile.ACTIVATED)
+    if secret is None:
+        return part
+    if part is None:
+        refuse("has no TPM part whose keys a credential could be for")
+    if part.activated_secret is not None:
+        refuse("has an activated secret already: add the new one to evidence that has none")
+    if len(secret) != SECRET_SIZE:
+        refuse(f"has {len(secret)} bytes, not {SECRET_SIZE}", what="activated secret")
+    return replace(part, activated_secret=secret)
 
 
 def _collateral(files: SideFiles) -> Collateral:
