@@ -175,7 +175,9 @@ class AkProof(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TpmPolicy:
-    """For quotes of TPMs. ``banks`` are those that the quote must cover; ``pcrs`` the indices in each."""
+    """For quotes of TPMs. ``banks`` are those that the quote must cover; ``pcrs`` the indices in each of
+    them, or without ``banks`` in each that is quoted.
+    """
 
     ak_proofs: frozenset[AkProof]
     banks: frozenset[str]

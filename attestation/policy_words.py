@@ -250,8 +250,10 @@ def _tpm(section: TpmPolicy) -> Iterator[Sentence]:
     if AkProof.CREDENTIAL in section.ak_proofs and not section.activation_secrets.values:
         yield _warns("No activation value is listed: no credential counts as opened (a KMS makes its own).")
     pcrs = ", ".join(map(str, sorted(section.pcrs)))
-    if pcrs and section.banks:
-        yield _refuses(f"A quote that does not cover PCR {pcrs} of {_join(section.banks)} is refused.")
+    banks = _join(section.banks) if section.banks else "each bank that it covers"
+    if pcrs or section.banks:
+        registers = f"PCR {pcrs}" if pcrs else "any register"
+        yield _refuses(f"A quote that does not cover {registers} of {banks} is refused.")
     else:
         yield _warns("The quote need not cover any register.")
     yield _decides(

@@ -28,6 +28,7 @@ from contextlib import suppress
 from attestation.container import EvidencePlatform
 from attestation.measurement_sets import check_measurements, check_report_data
 from attestation.policy import AkProof, Environment, Policy, RootPurpose, TpmPolicy
+from attestation.tpm.quote_checks import uncovered
 from attestation.tpm_evidence import TpmFacts
 from attestation.verdict import CheckFailedError, CheckList, Verdict
 from measurements.reference_digest import PCRS
@@ -76,7 +77,7 @@ def rule_defects(policy: Policy) -> tuple[str, ...]:
         "it does not accept credentials as a proof": AkProof.CREDENTIAL not in section.ak_proofs,
         "it trusts no root for tpm-ek": all(one.purpose is not RootPurpose.TPM_EK for one in policy.roots),
         "it allows no TPM": not (section.platform_ids.any or section.platform_ids.values),
-        "it demands registers that guests do not quote": bool(section.banks and section.pcrs - set(PCRS)),
+        "it demands registers that guests do not quote": bool(section.pcrs - set(PCRS)),
         "it allows no measurements": not (section.measurements.any or section.measurements.sets),
     }
     return tuple(text for text, present in defects.items() if present)
@@ -156,13 +157,12 @@ def _check_machine(checks: CheckList, policy: Policy, section: TpmPolicy, facts:
 
 
 def _check_coverage(checks: CheckList, section: TpmPolicy, registers: Mapping[str, bytes]) -> None:
-    wanted = [f"{bank}:{pcr}" for bank in sorted(section.banks) for pcr in sorted(section.pcrs)]
-    missing = [name for name in wanted if name not in registers]
+    missing = uncovered(section, registers)
     checks.note(
         "pcr-coverage",
         not missing,
         expected=f"a quote over PCR {', '.join(map(str, sorted(section.pcrs))) or 'none'} "
-        f"of {', '.join(sorted(section.banks)) or 'no bank'}",
+        f"of {', '.join(sorted(section.banks)) or 'each bank quoted'}",
         found=f"none over {', '.join(missing)}" if missing else "all of them",
         reason="registers that the policy wants quoted are not in the quote",
         advice="demand registers that the guest quotes: PCR 0 to 14 of sha256 and sha384",

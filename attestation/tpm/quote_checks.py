@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from attestation.container import TpmPart
+from attestation.policy import TpmPolicy
 from attestation.tpm.context import SignedQuote
 from attestation.tpm_signature import verify_signature
 from attestation.tpm_structures import (
@@ -111,6 +112,18 @@ def _check_selection(checks: CheckList, part: TpmPart, quote: Quote) -> None:
 def _digest(part: TpmPart, quote: Quote, signature: Signature) -> bytes:
     values = [part.pcrs[one.algorithm.bank][pcr] for one in quote.selections for pcr in one.pcrs]
     return signature.hash_algorithm.digest(b"".join(values))
+
+
+def uncovered(section: TpmPolicy, registers: Iterable[str]) -> list[str]:
+    """What the policy wants quoted and is not among ``registers`` (``sha256:4``): each of its PCRs in each of
+    its banks. With banks alone each must be there; with PCRs alone, they must be in every bank quoted.
+    """
+    quoted = set(registers)
+    there = {name.partition(":")[0] for name in quoted}
+    if not section.pcrs:
+        return sorted(section.banks - there)
+    wanted = [f"{bank}:{pcr}" for bank in section.banks or there or {"no bank"} for pcr in section.pcrs]
+    return sorted(set(wanted) - quoted)
 
 
 def describe(selections: Iterable[Selection]) -> str:

@@ -43,7 +43,7 @@ from attestation.policy import AkProof, Allowed, Policy, TpmPolicy
 from attestation.tpm.ak_proofs import Proof, ak_id, proofs_of
 from attestation.tpm.ak_public import hierarchy_of
 from attestation.tpm.context import Context, ProofFindings, SignedQuote
-from attestation.tpm.quote_checks import QUOTE_CHECKS, check_quote, describe
+from attestation.tpm.quote_checks import QUOTE_CHECKS, check_quote, describe, uncovered
 from attestation.verdict import CheckFailedError, CheckList
 from attestation.verdict_tree import Group, group_of
 
@@ -211,16 +211,12 @@ def qualifying_values(allowed: Allowed) -> Allowed:
 
 
 def _check_coverage(checks: CheckList, section: TpmPolicy, signed: SignedQuote) -> None:
-    missing = [
-        f"{bank}:{pcr}"
-        for bank in sorted(section.banks)
-        for pcr in sorted(section.pcrs)
-        if f"{bank}:{pcr}" not in signed.registers
-    ]
+    missing = uncovered(section, signed.registers)
     checks.note(
         "pcr-coverage",
         not missing,
-        expected=f"PCR {','.join(map(str, sorted(section.pcrs)))} of {', '.join(sorted(section.banks))}",
+        expected=f"PCR {','.join(map(str, sorted(section.pcrs))) or 'of any number'} "
+        f"of {', '.join(sorted(section.banks)) or 'each bank quoted'}",
         found=describe(signed.quote.selections),
         reason=f"the quote does not cover {', '.join(missing)}",
         advice="quote all registers of the policy, in each of its banks",
