@@ -49,9 +49,11 @@ _AUTHORITY_NAMES = (CA_NAMES, (ROOT_NAME,))
 _ADVICE = "fetch collateral again: keyturn collateral fetch"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class VerifiedSet:
-    """A set whose signatures hold. ``windows`` are those of everything in it."""
+    """A set whose signatures hold. ``windows`` are those of everything in it. It is kept, so it is compared
+    by identity.
+    """
 
     tcb_info: TcbInfo
     qe_identity: QeIdentity

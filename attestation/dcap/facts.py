@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
 
 from attestation.container import EvidencePlatform
 from attestation.dcap.collateral_set import VerifiedSet
 from attestation.dcap.enclave_report import EnclaveReport
 from attestation.dcap.identity_checks import flag_word
-from attestation.dcap.pck_extension import PckExtension
+from attestation.dcap.pck import Pck
 from attestation.dcap.quote import DcapQuote
 from attestation.dcap.tcb_checks import iso_date
 from attestation.dcap.tcb_evaluation import Evaluation
@@ -39,35 +41,43 @@ def facts_of(
     platform: EvidencePlatform,
     quote: DcapQuote,
     registers: Mapping[str, bytes],
-    machine: PckExtension,
+    pck: Pck,
     found: VerifiedSet,
     outcome: Evaluation,
 ) -> PlatformFacts:
     """Facts of a quote for which every check passed."""
-    instance = machine.platform_instance
     return PlatformFacts(
         platform=platform,
         development=platform is EvidencePlatform.SIM,
         report_data=quote.report_data,
         registers=registers,
-        identity={
+        identity=dict(_identity(pck)),
+        details=dict(_details(quote.header.version, pck, found, outcome)),
+    )
+
+
+@lru_cache(maxsize=256)
+def _identity(pck: Pck) -> Mapping[str, str]:
+    machine = pck.machine
+    instance = machine.platform_instance
+    return MappingProxyType(
+        {
             "ppid": machine.ppid.hex(),
             **({} if instance is None else {"platform_instance": instance.hex()}),
             "fmspc": machine.fmspc.hex(),
             "pce_id": machine.pce_id.hex(),
-        },
-        details=_details(quote, machine, found, outcome),
+        }
     )
 
 
-def _details(
-    quote: DcapQuote, machine: PckExtension, found: VerifiedSet, outcome: Evaluation
-) -> Mapping[str, str]:
+@lru_cache(maxsize=256)
+def _details(version: int, pck: Pck, found: VerifiedSet, outcome: Evaluation) -> Mapping[str, str]:
+    machine = pck.machine
     number = found.pck_crl.number
     later = {} if outcome.current is None else {"tcb_status_now": outcome.current.value}
-    return {
+    details = {
         "tee": found.tcb_info.tee,
-        "quote_version": str(quote.header.version),
+        "quote_version": str(version),
         "tcb_status": outcome.standing.status.value,
         **later,
         "tcb_date": iso_date(outcome.standing.date),
@@ -81,3 +91,4 @@ def _details(
         "smt": flag_word(machine.smt),
         "pck_crl_number": "none" if number is None else str(number),
     }
+    return MappingProxyType(details)

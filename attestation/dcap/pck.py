@@ -28,9 +28,9 @@ _NAMES = ((PCK_NAME,), CA_NAMES, (ROOT_NAME,))
 _EXTENSION = x509.ObjectIdentifier(SGX_EXTENSION)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Pck:
-    """A verified PCK: chain from leaf to root, and the machine."""
+    """A verified PCK: chain from leaf to root, and the machine. It is kept, so it is compared by identity."""
 
     chain: Chain
     machine: PckExtension

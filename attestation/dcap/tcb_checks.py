@@ -41,7 +41,7 @@ from attestation.dcap.tcb_evaluation import (
     evaluate,
     module_identity,
 )
-from attestation.dcap.tcb_info import ModuleIdentity, Standing
+from attestation.dcap.tcb_info import ModuleIdentity
 from attestation.platform_verification import Component
 from attestation.policy import Allowed, DcapPolicy, GraceWindow, TcbStatus
 from attestation.verdict import CheckList, Verdict
@@ -144,8 +144,9 @@ def _words(verdict: LibraryVerdict) -> str:
 
 
 @lru_cache(maxsize=256)
-def in_library_terms(standing: Standing, number: int) -> LibraryVerdict:
+def in_library_terms(outcome: Evaluation, number: int) -> LibraryVerdict:
     """Our evaluation as the library would give it; ``number`` is the evaluation number."""
+    standing = outcome.standing
     return LibraryVerdict(
         status=standing.status.value,
         advisories=frozenset(standing.advisories),
@@ -190,13 +191,13 @@ def check_standing(checks: CheckList, ours: Evaluation, policy: DcapPolicy, now:
         policy.advisories_accepted,
         policy.advisories_denied,
     )
-    checks.replay(_standing(ours.standing, ours.qe_level.standing.date, rules), ends=False)
+    checks.replay(_standing(ours, rules), ends=False)
 
 
 @lru_cache(maxsize=256)
-def _standing(standing: Standing, qe_date: int, rules: _Rules) -> Verdict:
-    checks = CheckList()
-    status, date = standing.status, min(standing.date, qe_date)
+def _standing(ours: Evaluation, rules: _Rules) -> Verdict:
+    checks, standing = CheckList(), ours.standing
+    status, date = standing.status, min(standing.date, ours.qe_level.standing.date)
     checks.note(
         "tcb-status",
         status is not TcbStatus.REVOKED and status in rules.statuses | rules.in_grace,

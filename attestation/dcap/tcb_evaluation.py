@@ -51,7 +51,7 @@ class PlatformSvns:
     qe_isv_svn: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Evaluation:
     """The outcome. ``level`` is the platform's own, ``module_level`` the TDX module's, if it has versions."""
 

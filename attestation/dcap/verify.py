@@ -205,14 +205,14 @@ def _verify(checks: CheckList, case: _Case) -> Callable[[], PlatformFacts]:
     if isinstance(body, TdBody):
         check_module(given.tcb_info, body.tee_tcb_svn, body.mrsignerseam, body.seam_attributes).into(checks)
     outcome = check_level(given.tcb_info, given.qe_identity, svns).into(checks)
-    ours = in_library_terms(outcome.standing, collateral.evaluation_number)
+    ours = in_library_terms(outcome, collateral.evaluation_number)
     check_library(checks, quote, library, ours, section)
     check_standing(checks, outcome, section, case.now)
     check_identity(checks, pck.machine, section)
     registers = registers_of(body)
     check_measurements(checks, registers, section.measurements)
     check_report_data(checks, quote.report_data, case.policy.report_data)
-    return partial(facts_of, case.evidence.platform, quote, registers, pck.machine, collateral, outcome)
+    return partial(facts_of, case.evidence.platform, quote, registers, pck, collateral, outcome)
 
 
 def _read_quote(checks: CheckList, case: _Case) -> DcapQuote:
