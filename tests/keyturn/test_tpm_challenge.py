@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import base64
 import json
+import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ from keyturn.input_files import platform_root
 from measurements.swtpm import INTERMEDIATE_NAME, ROOT_NAME
 from tests.support.tools import require_tool
 from tests.support.tpm2_tools import ECC_EK, RSA_EK, ToolMachine, tool_machine
+from tests.support.vectors import REPOSITORY
 
 pytestmark = pytest.mark.apt
 NONCE = "1122334455667788"
@@ -222,3 +225,29 @@ def test_the_file_is_that_of_tpm2_makecredential(verifier: Verifier, machines: M
     assert (len(ours), ours[:10], ours[10:12]) == (len(theirs), theirs[:10], theirs[10:12])
     assert machines.good.activate(Path("credential.blob").resolve(), "opened")
     assert machines.good.read("opened") == secret
+
+
+def documented() -> list[list[str]]:
+    """The commands in the section of docs/verify.md, in their order."""
+    title = "## A TPM whose maker certified its endorsement key\n"
+    section = (REPOSITORY / "docs/verify.md").read_text().split(title, 1)[1].split("\n## ", 1)[0]
+    blocks = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    return [shlex.split(line) for block in blocks for line in block.splitlines()]
+
+
+def test_the_documented_commands(verifier: Verifier, machines: Machines) -> None:
+    evidence, value, tools = verifier.take(machines.good, "evidence"), "", []
+    verifier.policy(verifier.challenge(evidence, "other.blob")["ek_platform_id"])
+    for tool, *words in documented():
+        if tool != "keyturn":
+            shutil.copy("credential.blob", machines.good.folder)
+            assert machines.good.run(tool, *words).returncode == 0
+            tools.append(tool)
+            continue
+        if "--activated-secret" in words:
+            shutil.copy(machines.good.folder / "secret.bin", "secret.bin")
+        shown = verifier.call(*({"VALUE": value, "NONCE": NONCE}.get(word, word) for word in words))
+        if "challenge" in words:
+            value = shown.split()[-1]
+    assert tools[2] == "tpm2_activatecredential"
+    assert "everything holds" in shown
