@@ -31,13 +31,12 @@ def check_measurements(checks: CheckList, registers: Mapping[str, bytes], measur
     if measurements.any:
         checks.note(MEASUREMENTS_CHECK, True, expected="any", found="any", reason="", advice="")
         return
-    allowed = [one for one in measurements.sets if one.registers]
-    differences = {one.name: _differences(one, registers) for one in allowed}
-    met = next((name for name, found in differences.items() if not found), None)
+    differences = [(one, _differences(one, registers)) for one in measurements.sets if one.registers]
+    met = next((one.name for one, found in differences if not found), None)
     if met is not None:
         checks.note(MEASUREMENTS_CHECK, True, expected=f"set {met}", found=f"set {met}", reason="", advice="")
         return
-    if not allowed:
+    if not differences:
         checks.note(
             MEASUREMENTS_CHECK,
             False,
@@ -47,8 +46,7 @@ def check_measurements(checks: CheckList, registers: Mapping[str, bytes], measur
             advice="add a measurement set to the policy, or write out that any machine is allowed",
         )
         return
-    nearest = min(allowed, key=lambda one: (len(differences[one.name]) / len(one.registers), one.name))
-    names = differences[nearest.name]
+    nearest, names = min(differences, key=lambda one: (len(one[1]) / len(one[0].registers), one[0].name))
     checks.note(
         MEASUREMENTS_CHECK,
         False,

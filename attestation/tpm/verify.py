@@ -32,6 +32,7 @@ log yields the registers is for ``attestation.event_logs``. Revocation lists cou
 from __future__ import annotations
 
 import hashlib
+import re
 from contextlib import suppress
 
 from attestation.anchors import Anchors
@@ -62,7 +63,7 @@ MAX_REGISTERS = 128
 QUOTE_GROUP = ("tpm-allowed", *QUOTE_CHECKS, "ak-proof", "quote-signer")
 POLICY_CHECKS = ("pcr-coverage", "platform-id", "measurements", "report-data", "event-log-present")
 
-_REPORT_DATA_DIGITS = 128
+_REPORT_DATA = re.compile(r"[0-9a-f]{128}")
 
 
 def verify_tpm(
@@ -205,7 +206,7 @@ def qualifying_values(allowed: Allowed) -> Allowed:
     hashes = {
         hashlib.sha256(bytes.fromhex(value)).hexdigest()
         for value in allowed.values
-        if len(value) == _REPORT_DATA_DIGITS
+        if _REPORT_DATA.fullmatch(value)
     }
     return Allowed(values=allowed.values | hashes, any=allowed.any)
 
