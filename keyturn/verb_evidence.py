@@ -50,6 +50,10 @@ _ActivatedSecretOption = Annotated[
     Path | None,
     typer.Option("--activated-secret", help="What the TPM opened: the secret of keyturn tpm challenge."),
 ]
+_EkCertificateOption = Annotated[
+    Path | None,
+    typer.Option("--ek-certificate", help="Certificate of the TPM's endorsement key: PEM or DER."),
+]
 _FormatOption = Annotated[
     str | None, typer.Option("--format", help="Name of the format, where a file fits several.")
 ]
@@ -85,6 +89,7 @@ def import_(
     app_manifest: _ManifestOption = None,
     shape: _ShapeOption = None,
     reference: _ReferenceOption = None,
+    ek_certificate: _EkCertificateOption = None,
     activated_secret: _ActivatedSecretOption = None,
     format_name: _FormatOption = None,
     json: JsonOption = False,
@@ -106,6 +111,7 @@ def import_(
         SideFile.APP_MANIFEST: app_manifest,
         SideFile.SHAPE: shape,
         SideFile.REFERENCE: reference,
+        SideFile.EK_CERTIFICATE: ek_certificate,
         SideFile.ACTIVATED: activated_secret,
         **_logs(log or []),
     }

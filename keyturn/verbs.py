@@ -37,7 +37,7 @@ VERBS = {
     "eif": Verb("keyturn.verb_eif", "Write and read enclave image files."),
     "sev": Verb("keyturn.verb_sev", "Read SEV reports and firmware, sign ID blocks."),
     "store": Verb("keyturn.verb_lock", "Keep the inputs of a lock for good."),
-    "tpm": Verb("keyturn.verb_tpm", "Make software TPMs."),
+    "tpm": Verb("keyturn.verb_tpm", "Make software TPMs, challenge any TPM."),
     "sim": Verb("keyturn.verb_sim", "Simulate trust domains, for development only."),
     "demo": Verb("keyturn.verb_demo", "Everything at once on this machine, and every refusal."),
 }

@@ -1,5 +1,5 @@
-"""What comes in files beside evidence: certificates, logs, evidence of GPUs, collateral, documents, and the
-secret that a TPM opened.
+"""What comes in files beside evidence: certificates, logs, evidence of GPUs, collateral, documents, a TPM's
+EK certificate, and the secret that it opened.
 """
 
 from __future__ import annotations
@@ -66,6 +66,24 @@ def _gpus(files: SideFiles) -> tuple[GpuPart, ...]:
 
 
 def _tpm(part: TpmPart | None, files: SideFiles) -> TpmPart | None:
+    return _with_secret(_with_ek_certificate(part, files), files)
+
+
+def _with_ek_certificate(part: TpmPart | None, files: SideFiles) -> TpmPart | None:
+    data = files.get(SideFile.EK_CERTIFICATE)
+    if data is None:
+        return part
+    if part is None:
+        refuse("has no TPM part whose endorsement key a certificate could be of")
+    if part.ek_certificate is not None:
+        refuse("has an EK certificate already")
+    found = read_certificates(data)
+    if len(found) != 1:
+        refuse(f"holds {len(found)} certificates, not one", what="EK certificate")
+    return replace(part, ek_certificate=found[0])
+
+
+def _with_secret(part: TpmPart | None, files: SideFiles) -> TpmPart | None:
     secret = files.get(SideFile.ACTIVATED)
     if secret is None:
         return part

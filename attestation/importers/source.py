@@ -50,6 +50,8 @@ class SideFile(StrEnum):
     APP_MANIFEST = "app-manifest"
     SHAPE = "shape"
     REFERENCE = "reference"
+    EK_CERTIFICATE = "ek-certificate"
+    """Certificate of the machine's endorsement key, DER or PEM."""
     ACTIVATED = "activated-secret"
     """What the machine's TPM opened: the secret of the verifier's credential, 32 bytes."""
 
