@@ -9,7 +9,8 @@ guest itself chooses report data. So the TEE report must be that of a known para
 ``hcl-tee-report``       the TEE report in it is the machine's own, which was verified (SEV-SNP: the same
                          bytes, VMPL 0; TDX: all that the quote says, ``attestation.tpm.td_report``)
 ``hcl-report-data``      its report data is the hash of the run-time data
-``hcl-paravisor``        the policy pins the TEE's measurements or id keys, or the cloud certified the AK too
+``hcl-paravisor``        the policy pins the TEE's launch measurement (MRTD) in each of its sets, or lists id
+                         keys without zeros, which no signer has; or the cloud certified the AK too
 ``hcl-key``              the AK is the run-time data's ``HCLAkPub``
 =======================  =================================================================================
 
@@ -38,7 +39,7 @@ from attestation.container import EvidencePlatform
 from attestation.nitro.document_checks import DOCUMENT_CHECKS, check_document
 from attestation.nitro.verify import check_debug
 from attestation.platform_verification import PlatformFacts
-from attestation.policy import AkProof
+from attestation.policy import AkProof, Allowed, Measurements
 from attestation.tpm.context import Context, ProofFindings, SignedQuote
 from attestation.tpm.hcl_report import HclReport, HclReportError, HclReportType, parse_hcl_report
 from attestation.tpm.td_report import check_same_domain
@@ -52,6 +53,8 @@ from measurements.tdx.quote import parse_quote
 HCL_CHECKS = ("hcl-form", "hcl-tee-report", "hcl-report-data", "hcl-paravisor", "hcl-key")
 NITRO_CHECKS = (*DOCUMENT_CHECKS, "document-nitrotpm", "debug", "document-key", "document-registers")
 
+_LAUNCH = {"measurement", "mrtd"}
+_NO_ID_KEY = bytes(48).hex()
 _AGAIN = "take all parts of the evidence from the same machine, anew"
 _PLATFORMS = {
     HclReportType.SNP: (EvidencePlatform.SNP,),
@@ -121,8 +124,8 @@ def _check_paravisor(checks: CheckList, context: Context, tee: PlatformFacts) ->
         EvidencePlatform.SIM: context.policy.sim,
     }
     section, snp = sections[tee.platform], context.policy.snp
-    measured = section is not None and not section.measurements.any
-    signed_image = tee.platform is EvidencePlatform.SNP and snp is not None and not snp.id_keys.any
+    measured = section is not None and _pins_launch(section.measurements)
+    signed_image = tee.platform is EvidencePlatform.SNP and snp is not None and _pins_signer(snp.id_keys)
     checks.require(
         "hcl-paravisor",
         certified or measured or signed_image,
@@ -131,6 +134,16 @@ def _check_paravisor(checks: CheckList, context: Context, tee: PlatformFacts) ->
         reason="any machine of this kind could show such a report for a key of its own making",
         advice="list the measurement of Azure's paravisor in the policy, or demand the AK certificate",
     )
+
+
+def _pins_launch(measurements: Measurements) -> bool:
+    """Other registers are the choice of whoever starts a machine."""
+    names = [set(one.registers) for one in measurements.sets]
+    return not measurements.any and bool(names) and all(one & _LAUNCH for one in names)
+
+
+def _pins_signer(id_keys: Allowed) -> bool:
+    return not id_keys.any and bool(id_keys.values) and _NO_ID_KEY not in id_keys.values
 
 
 def check_nitro(checks: CheckList, context: Context, signed: SignedQuote) -> ProofFindings:

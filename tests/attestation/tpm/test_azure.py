@@ -20,6 +20,7 @@ from attestation.platform_verification import PlatformFacts
 from attestation.policy import AkProof, Measurements, MeasurementSet, Policy
 from attestation.tpm.ak_public import hierarchy_of, standard_ak_public
 from attestation.tpm_structures import HashAlgorithm, Selection, parse_public, parse_quote
+from measurements.sev.report import parse_report
 from tests.support.azure_evidence import (
     AZURE,
     SNP_GENOA,
@@ -103,8 +104,12 @@ def test_a_machine_of_any_measurement_may_be_its_own_paravisor() -> None:
     loose = permissive_policy(EvidencePlatform.SNP, EvidencePlatform.TPM)
     assert outcome(evidence, tee, loose) == ["hcl-paravisor"]
     assert loose.snp is not None
-    signed = replace(loose, snp=replace(loose.snp, id_keys=only("00" * 48)))
+    signer = parse_report(evidence.report).id_key_digest.hex()
+    assert any(bytes.fromhex(signer))
+    signed = replace(loose, snp=replace(loose.snp, id_keys=only(signer)))
     assert outcome(evidence, tee, signed) == []
+    unsigned = replace(loose, snp=replace(loose.snp, id_keys=only("00" * 48)))
+    assert outcome(evidence, tee, unsigned) == ["hcl-paravisor"]
 
 
 def test_reports_of_the_guests_own_level_are_refused() -> None:

@@ -20,13 +20,15 @@ from attestation.collateral import Collateral
 from attestation.container import EvidenceContainer, EvidencePlatform, TpmPart
 from attestation.evidence_verdict import EvidenceVerdict
 from attestation.policy import AkProof, Measurements, MeasurementSet, Policy
+from attestation.snp.report_facts import registers_of
 from attestation.tpm.ak_public import standard_ak_public
 from attestation.tpm_structures import parse_public
 from attestation.verify import verify_evidence
+from measurements.sev.report import parse_report
 from tests.support.azure_evidence import rsassa
 from tests.support.paper_tpm import BOTH_BANKS, attest
-from tests.support.policies import only, permissive_policy
-from tests.support.snp_cases import good_case
+from tests.support.policies import ANY, ANY_MACHINE, only, permissive_policy
+from tests.support.snp_cases import good_case, replace_section
 from tests.support.snp_pki import Wishes
 from tests.support.tpm_containers import REGISTERS
 
@@ -158,3 +160,32 @@ def test_the_parts_of_two_machines_are_not_one() -> None:
     mine, theirs = machine(), machine()
     mixed = replace(mine.evidence, tpm=theirs.evidence.tpm)
     assert not replace(mine, evidence=mixed).verdict().passed
+
+
+def paravisor_policy(mine: Machine, **changes: object) -> Machine:
+    assert mine.policy.snp is not None
+    section = replace_section(mine.policy.snp, changes)
+    return replace(mine, policy=replace(mine.policy, snp=section))
+
+
+@pytest.mark.parametrize("name", ["host_data", "family_id", "image_id", "guest_policy"])
+def test_registers_that_any_owner_of_a_machine_chooses_pin_no_paravisor(name: str) -> None:
+    """Without the launch measurement the guest can be anything, and vouch for a key of its own."""
+    mine = machine()
+    value = paravisor_policy(mine, measurements=ANY_MACHINE, id_keys=ANY).verdict()
+    assert value.tree.failures[0].name == "hcl-paravisor"
+    with_registers = registers_of(parse_report(mine.evidence.report))
+    pinned = MeasurementSet(name="mine", registers={name: with_registers[name]})
+    launch = MeasurementSet(name="paravisor", registers={"measurement": MEASUREMENT})
+    for sets in ((pinned,), (launch, pinned), ()):
+        verdict = paravisor_policy(mine, measurements=Measurements(sets=sets)).verdict()
+        assert not verdict.passed
+        if sets:
+            assert [check.name for check in verdict.tree.failures] == ["hcl-paravisor"]
+
+
+def test_a_list_that_accepts_unsigned_guests_pins_no_paravisor() -> None:
+    """Zeros on the list of ID keys stand for a guest that nobody signed."""
+    unsigned = only(bytes(48).hex(), "11" * 48)
+    verdict = paravisor_policy(machine(), measurements=ANY_MACHINE, id_keys=unsigned).verdict()
+    assert [check.name for check in verdict.tree.failures] == ["hcl-paravisor"]
