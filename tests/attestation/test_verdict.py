@@ -45,9 +45,18 @@ def test_a_list_ends_at_its_first_failure() -> None:
     with pytest.raises(CheckFailedError), checks.step("step", expected="a thing"):
         raise FormatError("is none", subject="thing", advice="give one")
     assert [check.as_json() for check in checks.verdict().checks] == [
-        {"name": "same", "passed": True, "expected": "01", "found": "01", "reason": "", "advice": ""},
+        {
+            "name": "same",
+            "outcome": "pass",
+            "passed": True,
+            "expected": "01",
+            "found": "01",
+            "reason": "",
+            "advice": "",
+        },
         {
             "name": "step",
+            "outcome": "fail",
             "passed": False,
             "expected": "a thing",
             "found": "is none",
