@@ -15,11 +15,12 @@ Called once every log has been held against verified registers, so that what is 
 from __future__ import annotations
 
 from attestation.container import EvidenceContainer, LogFormat
-from attestation.event_log_records import parse_runtime_log
+from attestation.event_log_records import LogRecord, parse_runtime_log
 from attestation.event_logs import parse_log
 from attestation.policy import Environment, Policy
 from attestation.verdict import CheckList
 from measurements.app_manifest import app_hash
+from measurements.dstack.runtime_events import EVENT_TYPE as DSTACK_EVENT_TYPE
 from measurements.dstack.runtime_events import EventName as DstackEvent
 from measurements.errors import KeyturnError
 from measurements.runtime_events import EventName, RuntimeEvent, parse_full_log, parse_release_log
@@ -83,8 +84,13 @@ def _app_hash(evidence: EvidenceContainer, events: tuple[RuntimeEvent, ...] | No
     found = [event.payload for event in events or () if event.name == EventName.APP_HASH]
     for log in evidence.logs:
         if log.format is LogFormat.DSTACK:
-            found += [one.data for one in parse_log(log).records if one.name == DstackEvent.COMPOSE_HASH]
+            found += [one.data for one in parse_log(log).records if _is_compose_hash(one)]
     return found[0] if len(found) == 1 and len(found[0]) == _HASH_SIZE else None
+
+
+def _is_compose_hash(record: LogRecord) -> bool:
+    """Only of runtime events does the digest cover the name: that of any other is the sender's choice."""
+    return record.event_type == DSTACK_EVENT_TYPE and record.name == DstackEvent.COMPOSE_HASH
 
 
 def _check_manifest(checks: CheckList, evidence: EvidenceContainer, measured: bytes | None) -> None:
