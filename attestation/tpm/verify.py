@@ -22,11 +22,16 @@ and so does each proof:
 ``measurements``        one of the policy's sets holds
 ``report-data``         the qualifying data is on the policy's list
 ``event-log-present``   a TCG event log is there, if the policy demands one
+``tee-report``          a TEE report beside the TPM goes with it: by HCL report or NitroTPM document, or since
+                        both bind the same data
 ======================  ==================================================================================
 
 Registers are called ``sha256:4``. Report data of a TPM is the quote's qualifying data, up to 64 bytes. The
 policy may list it as it is, or give the 64 bytes of report data whose SHA-256 keyturn's guest quotes. That a
 log yields the registers is for ``attestation.event_logs``. Revocation lists count where they are given.
+
+That report and TPM bind the same data (``tee-report``) shows that they answered one request, not that they
+are in one machine: who controls two machines can pass the request on. Only an HCL report ties them by a key.
 """
 
 from __future__ import annotations
@@ -61,7 +66,14 @@ MAX_SIZES = {
 """Bytes of each field of a part."""
 MAX_REGISTERS = 128
 QUOTE_GROUP = ("tpm-allowed", *QUOTE_CHECKS, "ak-proof", "quote-signer")
-POLICY_CHECKS = ("pcr-coverage", "platform-id", "measurements", "report-data", "event-log-present")
+POLICY_CHECKS = (
+    "pcr-coverage",
+    "platform-id",
+    "measurements",
+    "report-data",
+    "event-log-present",
+    "tee-report",
+)
 
 _REPORT_DATA = re.compile(r"[0-9a-f]{128}")
 
@@ -190,6 +202,7 @@ def _check_rules(
         )
     check_measurements(checks, signed.registers, section.measurements)
     check_report_data(checks, signed.quote.extra_data, qualifying_values(context.policy.report_data))
+    _check_tee_report(checks, context, signed)
     logged = any(log.format is LogFormat.TCG2 for log in context.evidence.logs)
     checks.note(
         "event-log-present",
@@ -198,6 +211,35 @@ def _check_rules(
         found="a log" if logged else "none",
         reason="the policy demands an event log",
         advice="send /sys/kernel/security/tpm0/binary_bios_measurements as well",
+    )
+
+
+def _check_tee_report(checks: CheckList, context: Context, signed: SignedQuote) -> None:
+    alone, tee = context.evidence.platform is EvidencePlatform.TPM, context.tee
+    report_data = tee.report_data if tee is not None else b""
+    checks.note(
+        "tee-report",
+        alone or _names_key(context) or _same_data(report_data, signed.quote.extra_data),
+        expected="none" if alone else "a TEE report that goes with this TPM",
+        found="none" if alone else report_data.hex() or "no verified report, or no report data",
+        reason="nothing ties the TPM's quote to the TEE report: they may be of two machines",
+        advice="ask both for evidence over the same data",
+    )
+
+
+def _names_key(context: Context) -> bool:
+    """Whether a statement on the AK, which is judged as its proof, comes with the report."""
+    part, allowed = context.part, context.section.ak_proofs
+    hcl = AkProof.HCL_REPORT in allowed and part.hcl_report is not None
+    nitro = AkProof.NITRO_DOCUMENT in allowed and part.nitro_document == context.evidence.report
+    return hcl or (nitro and context.evidence.platform is EvidencePlatform.NITRO)
+
+
+def _same_data(report_data: bytes, quoted: bytes) -> bool:
+    """The TPM quotes what the report binds, or its hash as keyturn's guest does; zeros fill data up."""
+    hashed = hashlib.sha256(report_data).digest()
+    return any(report_data) and (
+        quoted == hashed or (any(quoted) and quoted.ljust(len(report_data), b"\0") == report_data)
     )
 
 
