@@ -12,6 +12,7 @@ from functools import lru_cache
 from attestation.container import TpmPart
 from attestation.policy import TpmPolicy
 from attestation.tpm.context import SignedQuote
+from attestation.tpm_evidence import AK_FORBIDDEN, AK_REQUIRED
 from attestation.tpm_signature import verify_signature
 from attestation.tpm_structures import (
     Attributes,
@@ -33,15 +34,6 @@ BANK_SIZES = {
     if algorithm is not HashAlgorithm.SHA1
 }
 """Bytes of a register, for each bank that is accepted."""
-
-AK_REQUIRED = (
-    Attributes.FIXED_TPM
-    | Attributes.FIXED_PARENT
-    | Attributes.SENSITIVE_DATA_ORIGIN
-    | Attributes.RESTRICTED
-    | Attributes.SIGN
-)
-AK_FORBIDDEN = Attributes.DECRYPT | Attributes.ENCRYPTED_DUPLICATION | Attributes.X509_SIGN
 
 _AGAIN = "take new evidence from the guest"
 
