@@ -14,7 +14,9 @@ Called once every log has been held against verified registers, so that what is 
 
 from __future__ import annotations
 
-from attestation.container import EvidenceContainer, LogFormat
+from functools import lru_cache
+
+from attestation.container import EvidenceContainer, Log, LogFormat
 from attestation.event_log_records import LogRecord, parse_runtime_log
 from attestation.event_logs import parse_log
 from attestation.policy import Environment, Policy
@@ -84,8 +86,13 @@ def _app_hash(evidence: EvidenceContainer, events: tuple[RuntimeEvent, ...] | No
     found = [event.payload for event in events or () if event.name == EventName.APP_HASH]
     for log in evidence.logs:
         if log.format is LogFormat.DSTACK:
-            found += [one.data for one in parse_log(log).records if _is_compose_hash(one)]
+            found += _compose_hashes(log)
     return found[0] if len(found) == 1 and len(found[0]) == _HASH_SIZE else None
+
+
+@lru_cache(maxsize=16)
+def _compose_hashes(log: Log) -> tuple[bytes, ...]:
+    return tuple(one.data for one in parse_log(log).records if _is_compose_hash(one))
 
 
 def _is_compose_hash(record: LogRecord) -> bool:

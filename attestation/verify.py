@@ -19,7 +19,9 @@ wrong; what needs verified facts then fails as not checked.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
+from typing import TypeVar
 
 from attestation.anchors import Anchors
 from attestation.app_checks import APP_CHECKS, check_app
@@ -37,6 +39,8 @@ from attestation.tpm.paravisor import policy_of_tee_report
 from attestation.tpm.verify import verify_tpm
 from attestation.verdict import CheckFailedError, CheckList, Verdict
 from attestation.verdict_tree import Group, group_of
+
+_Item = TypeVar("_Item")
 
 POLICY_CHECKS = ("platform-allowed", "parts")
 
@@ -126,7 +130,7 @@ def _logs_and_app(
         if part.facts is not None
         for name, value in part.facts.registers.items()
     }
-    verified = bool(parts) and all(part.passed for part in parts)
+    verified = bool(parts) and all(part.facts is not None for part in parts)
     groups = []
     if evidence.logs:
         logs = judge_logs(evidence, registers) if verified else Verdict(checks=())
@@ -155,8 +159,15 @@ def _verdict(
         policy=policy,
         development=policy.environment == "dev" or any(one.development for one in facts),
         now=now,
-        windows=tuple(dict.fromkeys(window for part in parts for window in part.windows)),
+        windows=_once([part.windows for part in parts]),
         components=tuple(one for part in parts for one in part.components),
-        chain=tuple(dict.fromkeys(link for part in parts for link in part.chain)),
-        versions=tuple(dict.fromkeys(pair for part in parts for pair in part.versions)),
+        chain=_once([part.chain for part in parts]),
+        versions=_once([part.versions for part in parts]),
     )
+
+
+def _once(lists: Sequence[tuple[_Item, ...]]) -> tuple[_Item, ...]:
+    """All items in their order, each once; one list is taken as it is."""
+    if len(lists) == 1:
+        return lists[0]
+    return tuple(dict.fromkeys(item for items in lists for item in items))
