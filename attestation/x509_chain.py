@@ -57,7 +57,8 @@ MALFORMED = (
 _CA_CRITICAL = {ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE}
 _HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
-_MIN_RSA_BITS = 2048
+_MIN_RSA_BITS, _MAX_RSA_BITS = 2048, 8192
+_MAX_EXPONENT_BITS = 32
 
 # AMD gives the keys of its chips certificates with serial number 0, of which the library warns on each use.
 warnings.filterwarnings("ignore", message="Parsed a serial number", category=CryptographyDeprecationWarning)
@@ -245,12 +246,20 @@ def _may_issue(certificate: x509.Certificate, below: int) -> bool:
 
 
 def _check_strength(certificate: x509.Certificate, what: str) -> None:
-    key = certificate.public_key()
-    strong = (isinstance(key, rsa.RSAPublicKey) and key.key_size >= _MIN_RSA_BITS) or (
-        isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, _CURVES)
-    )
-    if not strong or not isinstance(certificate.signature_hash_algorithm, _HASHES):
-        refuse(f"{what} has a key or a hash that is too weak or unknown")
+    if not is_usable_key(certificate.public_key()) or not isinstance(
+        certificate.signature_hash_algorithm, _HASHES
+    ):
+        refuse(f"{what} has a key or a hash that is too weak, too costly or unknown")
+
+
+def is_usable_key(key: object) -> bool:
+    """Whether a public key is strong enough, and its signatures are verified in little time: the cost of an
+    RSA signature grows with the length of the exponent, which may be that of the modulus.
+    """
+    if isinstance(key, rsa.RSAPublicKey):
+        bits, exponent = key.key_size, key.public_numbers().e
+        return _MIN_RSA_BITS <= bits <= _MAX_RSA_BITS and exponent.bit_length() <= _MAX_EXPONENT_BITS
+    return isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, _CURVES)
 
 
 def check_windows(windows: Iterable[Window], now: int) -> None:

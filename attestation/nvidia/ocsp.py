@@ -32,6 +32,7 @@ from attestation.x509_chain import (
     build_chain,
     check_windows,
     common_name,
+    is_usable_key,
 )
 from measurements.errors import RefusedError
 
@@ -212,7 +213,7 @@ def _signed_by(response: ocsp.OCSPResponse, signer: x509.Certificate) -> bool:
         and response.responder_key_hash == x509.SubjectKeyIdentifier.from_public_key(key).digest
     )
     algorithm = response.signature_hash_algorithm
-    if not named or not isinstance(algorithm, _SHA2):
+    if not named or not isinstance(algorithm, _SHA2) or not is_usable_key(key):
         return False
     try:
         if isinstance(key, ec.EllipticCurvePublicKey):

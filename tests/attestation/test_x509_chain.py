@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestation.x509_chain import (
+    MAX_DEPTH,
     MAX_NAMESAKES,
     MAX_POOL,
     CertificateError,
     build_chain,
     check_windows,
+    is_usable_key,
     load_certificate,
     load_pem_certificates,
     load_revocation_list,
 )
-from tests.support.certificates import Issued, Wish, issue, name_of, revocation_list
+from tests.support.certificates import END, START, Issued, Wish, issue, name_of, revocation_list
+from tests.support.paper_tpm import key_usage
 
 SHORT = 1024
+SECONDS = 0.1
+RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=3072)
 NOW = int(datetime(2026, 6, 1, tzinfo=UTC).timestamp())
 ROOT = issue(Wish(name="root", ca=True))
 MIDDLE = issue(Wish(name="middle", ca=True, path_length=0, serial=11), by=ROOT)
@@ -112,6 +119,42 @@ def test_a_huge_pool() -> None:
 def test_a_crowd_of_one_name_is_not_tried() -> None:
     crowd = [issue(Wish(name="middle", ca=True)) for _ in range(MAX_NAMESAKES)]
     refused("certificates are called middle", LEAF, *crowd, MIDDLE, ROOT)
+
+
+def test_keys_that_cost_much_time_are_not_tried() -> None:
+    """An exponent as long as the modulus makes one signature cost 8 ms, and a crowd of issuers many: only
+    bytes that nobody signed are needed for it.
+    """
+    numbers = RSA_KEY.public_key().public_numbers()
+    slow = rsa.RSAPublicNumbers((1 << 3000) + 1, numbers.n).public_key()
+    assert is_usable_key(RSA_KEY.public_key())
+    assert not is_usable_key(rsa.RSAPublicNumbers(65537, (1 << 16383) + 1).public_key())
+    assert not is_usable_key(slow)
+    crowd = [
+        _authority(level, key)
+        for level in range(MAX_DEPTH - 1)
+        for key in [slow] * (MAX_NAMESAKES - 1) + [RSA_KEY.public_key()]
+    ]
+    leaf = issue(Wish(name="leaf", key=RSA_KEY), issuer_name="level 0")
+    started = time.process_time()
+    with pytest.raises(CertificateError, match="does not reach"):
+        build_chain(leaf.der, crowd, roots=pinned(ROOT), what="the leaf")
+    assert time.process_time() - started < SECONDS
+
+
+def _authority(level: int, key: rsa.RSAPublicKey) -> bytes:
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(name_of(f"level {level}"))
+        .issuer_name(name_of(f"level {level + 1}"))
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(START)
+        .not_valid_after(END)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(key_usage(key_cert_sign=True), critical=True)
+    )
+    return builder.sign(RSA_KEY, hashes.SHA256()).public_bytes(Encoding.DER)
 
 
 @pytest.mark.parametrize("moment", [datetime(2025, 12, 31, tzinfo=UTC), datetime(2027, 1, 2, tzinfo=UTC)])
