@@ -61,6 +61,8 @@ from attestation.verdict_tree import Group, group_of
 MAX_DEVICES = 32
 SET_CHECKS = ("gpu-allowed", "gpu-count", "gpu-one-nonce", "gpu-binding", "gpu-distinct")
 
+_MOST_SHOWN = 8
+"""Of more devices than the policy counts, so many are looked at, so that a person sees what they are."""
 _AGAIN = "take evidence of all GPUs again, with one nonce"
 
 
@@ -102,7 +104,8 @@ def verify_gpus(
         now=now,
     )
     section = policy.gpu
-    parts = evidence.gpus[:MAX_DEVICES] if section is not None else ()
+    most = min(MAX_DEVICES, max(section.count, _MOST_SHOWN)) if section is not None else 0
+    parts = evidence.gpus[:most]
     outcomes = tuple(
         verify_device(part, f"gpu{place}", inputs, section)
         for place, part in enumerate(parts)

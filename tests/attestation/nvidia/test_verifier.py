@@ -325,3 +325,13 @@ def test_digest_covers_every_part_of_the_evidence() -> None:
 def test_a_hundred_devices_cost_no_more_than_the_limit() -> None:
     case = Case(parts=(good_part(),) * 100, policy=replace(LOOSE, count=100))
     assert {"gpu-count", "gpu-distinct"} <= set(case.failed())
+
+
+def test_more_devices_than_the_policy_counts_cost_no_more_time() -> None:
+    crowd = tuple(part(gpu(number)) for number in range(1, 33))
+    verdict = Case(parts=crowd, policy=LOOSE, report_data=gpu_report_data(crowd, NONCE)).verify()
+    assert [group.name for group in verdict.groups] == [*(f"gpu{place}" for place in range(8)), "gpus"]
+    failed = [check.name for check in verdict.groups[-1].checks if not check.passed]
+    assert failed == ["gpu-count", "gpu-distinct"]
+    counted = Case(parts=crowd, policy=replace(LOOSE, count=32), report_data=gpu_report_data(crowd, NONCE))
+    assert counted.failed() == {}
