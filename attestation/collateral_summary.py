@@ -178,7 +178,7 @@ def _set_items(one: DcapCollateral, *, early: bool) -> Iterator[Item]:
     yield crl_item(one.root_ca_crl)
     for chain in (one.tcb_info_issuer_chain, one.qe_identity_issuer_chain, one.pck_crl_issuer_chain):
         try:
-            yield from map(_certificate_item, load_pem_certificates(chain.encode()))
+            yield from map(_certificate_item, load_pem_certificates(chain.encode("utf-8", "replace")))
         except CertificateError as error:
             yield _unreadable("issuer chain", error)
 

@@ -157,3 +157,11 @@ def test_no_manifest_has_no_name(data: bytes) -> None:
 def test_a_real_manifest_is_named() -> None:
     data = vector("attestation/nvidia/vbios_rim_1010_0200_882_96005E0001.swidtag").read_bytes()
     assert rim_name(data) == "GH100 96.00.5E.00.01"
+
+
+def test_text_that_is_no_unicode_makes_nothing_raise() -> None:
+    texts = ("tcb_info", "qe_identity", "tcb_info_issuer_chain", "qe_identity_issuer_chain")
+    for name in (*texts, "pck_crl_issuer_chain"):
+        fields: dict[str, Any] = {name: "\ud800"}
+        items = summarise(Collateral(dcap=(replace(SET, **fields),)))
+        assert [one.problem for one in items if one.problem]
