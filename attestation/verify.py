@@ -23,6 +23,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TypeVar
 
+import cryptography
+
 from attestation.anchors import Anchors
 from attestation.app_checks import APP_CHECKS, check_app
 from attestation.collateral import Collateral
@@ -39,7 +41,9 @@ from attestation.tpm.paravisor import policy_of_tee_report
 from attestation.tpm.verify import verify_tpm
 from attestation.verdict import CheckFailedError, CheckList, Verdict
 from attestation.verdict_tree import Group, group_of
+from measurements.version import VERSION
 
+_VERSIONS = (("keyturn", VERSION), ("cryptography", cryptography.__version__))
 _Item = TypeVar("_Item")
 
 POLICY_CHECKS = ("platform-allowed", "parts")
@@ -162,7 +166,7 @@ def _verdict(
         windows=_once([part.windows for part in parts]),
         components=tuple(one for part in parts for one in part.components),
         chain=_once([part.chain for part in parts]),
-        versions=_once([part.versions for part in parts]),
+        versions=_once([_VERSIONS, *(part.versions for part in parts)]),
     )
 
 
