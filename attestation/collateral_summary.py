@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import lru_cache
 from typing import Any, NoReturn
 
 from cryptography import x509
 from cryptography.x509 import ocsp
 
 from attestation.collateral import Collateral, DcapCollateral
+from attestation.limited_cache import limited_cache
 from attestation.x509_chain import (
     MALFORMED,
     CertificateError,
@@ -116,7 +116,7 @@ def summarise(collateral: Collateral) -> tuple[Item, ...]:
     return tuple(dict.fromkeys(items))
 
 
-@lru_cache(maxsize=64)
+@limited_cache(maxsize=64, largest=64 << 10)
 def read_published(text: str, *, what: str) -> PublishedJson:
     """The head of signed JSON; raises ``SummaryError``."""
     try:
@@ -141,7 +141,7 @@ def read_published(text: str, *, what: str) -> PublishedJson:
     )
 
 
-@lru_cache(maxsize=64)
+@limited_cache(maxsize=64, largest=64 << 10)
 def crl_item(der: bytes, *, early: bool = False) -> Item:
     """What a revocation list says of itself."""
     try:

@@ -28,7 +28,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from functools import lru_cache
 from types import MappingProxyType
 
 from attestation.container import EvidenceContainer, Log, LogFormat
@@ -43,6 +42,7 @@ from attestation.event_log_records import (
     read_keyturn,
     read_tcg2,
 )
+from attestation.limited_cache import limited_cache
 from attestation.verdict import CheckFailedError, CheckList, Verdict
 from measurements.errors import FormatError
 from measurements.runtime_events import RUNTIME_BANKS, RUNTIME_PCR
@@ -75,12 +75,12 @@ def parse_log(log: Log) -> ParsedLog:
     return _parse(log.format, log.data)
 
 
-@lru_cache(maxsize=16)
+@limited_cache(maxsize=8, largest=256 << 10)
 def _parse(log_format: LogFormat, data: bytes) -> ParsedLog:
     return _READERS[log_format](data)
 
 
-@lru_cache(maxsize=16)
+@limited_cache(maxsize=8, largest=256 << 10)
 def _replay(log_format: LogFormat, data: bytes) -> Registers:
     return MappingProxyType(_parse(log_format, data).replay())
 

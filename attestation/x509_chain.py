@@ -31,6 +31,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import CRLEntryExtensionOID, ExtensionOID
 
+from attestation.limited_cache import limited_cache
 from attestation.platform_verification import ChainLink, Window
 from measurements.errors import RefusedError
 
@@ -163,7 +164,7 @@ def build_chain(leaf: bytes, pool: Iterable[bytes], *, roots: frozenset[bytes], 
     return _build_chain(leaf, tuple(dict.fromkeys(pool)), roots, what)
 
 
-@lru_cache(maxsize=256)
+@limited_cache(maxsize=256, largest=64 << 10)
 def _build_chain(leaf: bytes, pool: tuple[bytes, ...], roots: frozenset[bytes], what: str) -> Chain:
     if len(pool) > MAX_POOL:
         refuse(f"{what} comes with more than {MAX_POOL} certificates")
@@ -280,7 +281,7 @@ def certificate_window(certificate: x509.Certificate) -> Window:
     )
 
 
-@lru_cache(maxsize=64)
+@limited_cache(maxsize=64, largest=256 << 10)
 def load_revocation_list(der: bytes, issuer: bytes, *, what: str) -> RevocationList:
     """Read a list (DER) that the certificate ``issuer`` (DER) signed; raises ``CertificateError``. Its
     window is for the caller to check.

@@ -19,7 +19,6 @@ check                     passes if (each ends the list if it fails)
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 from attestation.collateral import DcapCollateral
 from attestation.dcap.kept import Kept, keep
@@ -27,6 +26,7 @@ from attestation.dcap.pem_chain import CA_NAMES, ROOT_NAME, TCB_SIGNING_NAME, Ro
 from attestation.dcap.qe_identity import QeIdentity, parse_qe_identity
 from attestation.dcap.signatures import signed_by_certificate
 from attestation.dcap.tcb_info import TcbInfo, parse_tcb_info
+from attestation.limited_cache import limited_cache
 from attestation.platform_verification import ChainLink, Window
 from attestation.verdict import CheckList
 from attestation.x509_chain import Chain, RevocationList, load_revocation_list, refuse
@@ -75,19 +75,19 @@ class VerifiedSet:
         return min(self.tcb_info.issue_date, self.qe_identity.issue_date, self.pck_crl.window.start)
 
 
-@lru_cache(maxsize=256)
+@limited_cache(maxsize=64, largest=64 << 10)
 def tcb_info_of(text: str) -> TcbInfo:
     """Read and keep; raises ``SignedJsonError``."""
     return parse_tcb_info(text)
 
 
-@lru_cache(maxsize=256)
+@limited_cache(maxsize=64, largest=64 << 10)
 def qe_identity_of(text: str) -> QeIdentity:
     """Read and keep; raises ``SignedJsonError``."""
     return parse_qe_identity(text)
 
 
-@lru_cache(maxsize=64)
+@limited_cache(maxsize=64, largest=256 << 10)
 def check_set(given: DcapCollateral, roots: frozenset[bytes]) -> Kept[VerifiedSet]:
     """Check a set under one of ``roots`` (SHA-256 fingerprints)."""
     return keep(lambda checks: _check(checks, given, roots))

@@ -18,12 +18,12 @@ All others end the list if they fail.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 from attestation.collateral import DcapCollateral
 from attestation.dcap.collateral_set import VerifiedSet, check_revocation, check_set
 from attestation.dcap.kept import Kept, keep
 from attestation.dcap.pck import Pck, read_pck
+from attestation.limited_cache import limited_cache
 from attestation.platform_verification import ChainLink, Window
 from attestation.policy import DcapPolicy
 from attestation.verdict import Check, CheckList, Verdict
@@ -55,7 +55,7 @@ class Joined:
     end: int
 
 
-@lru_cache(maxsize=256)
+@limited_cache(maxsize=64, largest=256 << 10)
 def check_platform(chain: bytes, given: DcapCollateral, roots: frozenset[bytes]) -> Kept[Joined]:
     """Checks that depend on neither quote nor time, kept; both parts must have passed on their own. Gives all
     windows and links.

@@ -18,7 +18,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -27,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.x509.oid import ExtensionOID, ObjectIdentifier
 
+from attestation.limited_cache import limited_cache
 from attestation.nvidia.spdm import SIGNATURE_SIZE
 from attestation.x509_chain import MALFORMED, Chain, build_chain, load_certificate, refuse
 from measurements.der import OBJECT_IDENTIFIER, OCTET_STRING, SEQUENCE, Element, read_element
@@ -83,7 +83,7 @@ def load_device(certificates: tuple[bytes, ...], pool: Iterable[bytes], roots: f
     return _load_device(certificates, tuple(dict.fromkeys(pool)), roots)
 
 
-@lru_cache(maxsize=128)
+@limited_cache(maxsize=128, largest=64 << 10)
 def _load_device(certificates: tuple[bytes, ...], pool: tuple[bytes, ...], roots: frozenset[bytes]) -> Device:
     if not certificates:
         refuse("the device shows no certificate")

@@ -99,7 +99,7 @@ def _check_one(chain: Chain, place: int, pool: Sequence[bytes], now: int) -> tup
     return (newest.window, *newest.responder)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=512)
 def _speaks(answer: bytes, ders: tuple[bytes, ...], place: int) -> bool:
     """Whether ``answer`` names the certificate at ``place``; costs no signature."""
     response = _load(answer)

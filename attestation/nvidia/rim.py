@@ -20,9 +20,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
+from attestation.limited_cache import limited_cache
 from attestation.nvidia.xml_signature import (
     DSIG,
     parse_signed_xml,
@@ -74,7 +74,7 @@ def load_manifest(data: bytes, pool: Iterable[bytes], roots: frozenset[bytes]) -
     return found
 
 
-@lru_cache(maxsize=256)
+@limited_cache(maxsize=64, largest=256 << 10)
 def named_by(data: bytes) -> tuple[str, str]:
     """What a manifest says that it is for, version and product, with nothing verified: tells cheaply which
     ones are worth it. Raises ``SignedXmlError``.
@@ -82,7 +82,7 @@ def named_by(data: bytes) -> tuple[str, str]:
     return _names(parse_signed_xml(data))
 
 
-@lru_cache(maxsize=64)
+@limited_cache(maxsize=64, largest=256 << 10)
 def _load_manifest(data: bytes, pool: tuple[bytes, ...], roots: frozenset[bytes]) -> Manifest | KeyturnError:
     """A refusal is kept, too: it costs as much."""
     try:

@@ -10,10 +10,10 @@ be able to turn a machine off lists platform ids.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 
 from cryptography import x509
 
+from attestation.limited_cache import limited_cache
 from attestation.platform_verification import Window
 from attestation.x509_chain import (
     MALFORMED,
@@ -65,7 +65,7 @@ def _age(one: RevocationList) -> tuple[int, int]:
     return one.number if one.number is not None else -1, one.window.start
 
 
-@lru_cache(maxsize=64)
+@limited_cache(maxsize=64, largest=64 << 10)
 def _issuer_name(der: bytes) -> bytes:
     if len(der) > MAX_CRL:
         refuse(f"a revocation list is larger than {MAX_CRL} bytes")
