@@ -67,7 +67,7 @@ def test_what_hangs_on_what() -> None:
         ("revocation list of ARK-Genoa", "ARK-Genoa"),
     ]
     ends = {one.name: one.end for one in found.windows}
-    assert ends["revocation list of ARK-Genoa"] == NOW + 364 * DAY - 1
+    assert ends["revocation list of ARK-Genoa"] == NOW + 364 * DAY
     assert ends["age of the revocation list of ARK-Genoa by the policy"] == NOW + 29 * DAY
     assert {one.name for one in found.components} == {
         f"{kind} {part}"
