@@ -30,6 +30,7 @@ from attestation.x509_chain import (
 from measurements.errors import FormatError, KeyturnError
 from measurements.json_text import json_text
 
+SIMULATED = b"keyturn simulated TEE"
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z")
 _FMSPC = re.compile(r"[0-9A-Fa-f]{12}")
 _MAX_NUMBER = (1 << 31) - 1
@@ -114,6 +115,15 @@ def summarise(collateral: Collateral) -> tuple[Item, ...]:
     items += [_rim_item(data) for data in collateral.rims]
     items += [_ocsp_item(der) for der in collateral.ocsp]
     return tuple(dict.fromkeys(items))
+
+
+def is_simulated(collateral: Collateral) -> bool:
+    """Whether any of it says that it is of a simulated TEE, as ``keyturn sim`` has it in every issuer's
+    name.
+    """
+    every = (*collateral.dcap, *collateral.early)
+    lists = (*(one.root_ca_crl for one in every), *(one.pck_crl for one in every), *collateral.crls)
+    return any(SIMULATED in one for one in (*lists, *collateral.certificates))
 
 
 @limited_cache(maxsize=64, largest=64 << 10)

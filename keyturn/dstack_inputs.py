@@ -133,6 +133,7 @@ def show_judgement(out: Output, judgement: Judgement, *, title: str) -> None:
     for name, value in judgement.values.items():
         out.line(f"{name}: {value.hex()}")
     out.line(f"[yellow]not checked here[/yellow]: {escape('; '.join(judgement.not_covered))}")
+    out.line("those are for: keyturn verify REPORT --policy FILE, with the same report")
     out.line(_verdict(judgement))
 
 

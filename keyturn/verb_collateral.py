@@ -115,9 +115,11 @@ def bundle(
 def _present(out: Output, collateral: Collateral, output: Path | None, *, now: int) -> None:
     """Show what there is, and write it if ``output`` says where."""
     from attestation.collateral_bundle import encode_bundle
-    from attestation.collateral_summary import summarise
+    from attestation.collateral_summary import is_simulated, summarise
 
-    items = summarise(collateral)
+    items, development = summarise(collateral), is_simulated(collateral)
+    if development:
+        out.warn("collateral of a simulated TEE, for development only")
     rows = [
         (
             escape(item.what + (" (early)" if item.early else "")),
@@ -137,7 +139,8 @@ def _present(out: Output, collateral: Collateral, output: Path | None, *, now: i
         output.write_bytes(data)
         written = {"path": str(output), "bytes": len(data)}
         out.line(f"{escape(str(output))}: {len(data)} bytes")
-    out.result({"now": now, "items": [item.as_json(now) for item in items], "bundle": written})
+    shown = [item.as_json(now) for item in items]
+    out.result({"now": now, "development": development, "items": shown, "bundle": written})
 
 
 def _colour(state: str, problem: str | None) -> str:

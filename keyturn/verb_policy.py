@@ -18,6 +18,8 @@ _FileArgument = Annotated[Path, typer.Argument(help="A policy: TOML, or its cano
 
 _COLOURS = {"allows": "green", "refuses": "red", "decides": "cyan", "ends": "magenta", "warns": "yellow"}
 
+_DEVELOPMENT = "a policy for development only: its trust means nothing in production"
+
 
 def register(app: typer.Typer) -> None:
     """Add the verb's commands."""
@@ -45,6 +47,8 @@ def init(
     out = Output(json=json)
     platforms = _platforms(platform)
     text = (permissive_template if permissive else policy_template)(platforms, gpu=gpu)
+    if 'environment = "dev"' in text.splitlines():
+        out.warn(_DEVELOPMENT)
     if output is not None:
         with output.open("x", encoding="utf-8") as file:
             file.write(text)
@@ -104,10 +108,14 @@ def digest(
     data = encode_policy(policy)
     if output is not None:
         output.write_bytes(data)
+    development = policy.environment == "dev"
+    if development:
+        out.warn(_DEVELOPMENT)
     out.line(document_digest(data).hex())
     out.result(
         {
             "digest": document_digest(data).hex(),
+            "development": development,
             "output": None if output is None else str(output),
             "document": policy_document(policy),
         }

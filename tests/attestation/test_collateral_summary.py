@@ -13,17 +13,21 @@ from hypothesis import strategies as st
 
 from attestation.collateral import Collateral
 from attestation.collateral_summary import (
+    SIMULATED,
     Item,
     ItemState,
     SummaryError,
+    is_simulated,
     read_published,
     rim_name,
     summarise,
 )
-from attestation.sim.pki import make_pki, new_keys
+from attestation.sim.pki import ORGANISATION, make_pki, new_keys
 from attestation.sim.plan import sim_plan
 from attestation.sim.platform import SimPlatform
+from attestation.snp.products import Product
 from tests.support.revocation_lists import certificate, ocsp_answer, revocation_list
+from tests.support.snp_pki import pki
 from tests.support.vectors import vector
 
 NOW = 1_781_000_000
@@ -165,3 +169,11 @@ def test_text_that_is_no_unicode_makes_nothing_raise() -> None:
         fields: dict[str, Any] = {name: "\ud800"}
         items = summarise(Collateral(dcap=(replace(SET, **fields),)))
         assert [one.problem for one in items if one.problem]
+
+
+def test_collateral_of_simulated_tees_says_so() -> None:
+    assert SIMULATED in ORGANISATION.encode()
+    for simulated in (Collateral(dcap=(SET,)), Collateral(early=(SET,)), Collateral(crls=(SET.pck_crl,))):
+        assert is_simulated(simulated)
+    assert not is_simulated(Collateral())
+    assert not is_simulated(Collateral(crls=(pki(Product.GENOA).crl(),)))

@@ -159,6 +159,7 @@ def test_judgement_without_tables_is_not_a_pass(
     assert "claimed by the guest, not computed" in shown
     assert "not proven: acpi-tables, rtmr0" in shown
     assert "not checked here: signature of the report" in shown
+    assert "keyturn verify REPORT --policy FILE" in shown
     assert f"mr-aggregated: {judgement.values['mr-aggregated'].hex()}" in shown
     with pytest.raises(typer.Exit) as ended:
         require_judgement(judgement)
