@@ -57,6 +57,7 @@ class VerifiedSet:
 
     tcb_info: TcbInfo
     qe_identity: QeIdentity
+    signers: tuple[Chain, ...]
     authority: Chain
     root_der: bytes
     root_crl: RevocationList
@@ -126,6 +127,7 @@ def _check(checks: CheckList, given: DcapCollateral, roots: frozenset[bytes]) ->
     return VerifiedSet(
         tcb_info=info,
         qe_identity=identity,
+        signers=(signer, qe_signer),
         authority=authority,
         root_der=signer.ders[-1],
         root_crl=root_crl,

@@ -7,6 +7,8 @@ check                     passes if
 ``pck-crl-issuer``        the PCK CRL is of the CA that issued the PCK
 ``pck-not-revoked``       neither the PCK certificate nor its CA is revoked
 ``pce-id``                TCB info is of the quote's PCE (and FMSPC, by which it was picked)
+``lists-at-hand``         no list at hand, in whichever set and however old, revokes one of the certificates:
+                          revocation is final, and another set may have been preferred
 ``collateral-windows``    all certificates, lists, TCB info and QE identity hold now
 ``evaluation-number``     TCB evaluation data number at or above the policy's floor; does not end the list
 ``collateral-age``        the oldest part is not older than the policy allows; does not end the list
@@ -17,7 +19,11 @@ All others end the list if they fail.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+
+from cryptography import x509
 
 from attestation.collateral import DcapCollateral
 from attestation.dcap.collateral_set import VerifiedSet, check_revocation, check_set
@@ -27,21 +33,25 @@ from attestation.limited_cache import limited_cache
 from attestation.platform_verification import ChainLink, Window
 from attestation.policy import DcapPolicy
 from attestation.verdict import Check, CheckList, Verdict
-from attestation.x509_chain import check_windows, refuse
+from attestation.x509_chain import CertificateError, Chain, check_windows, load_revocation_list, refuse
 
 PLATFORM_CHECKS = (
     "same-root",
     "pck-crl-issuer",
     "pck-not-revoked",
     "pce-id",
+    "lists-at-hand",
     "collateral-windows",
     "evaluation-number",
     "collateral-age",
 )
+MAX_LISTS = 128
+"""Most revocation lists at hand."""
 AGE_WINDOW = "age limit of the collateral"
 
 _INSIDE = "now inside of every window"
 _IN_TIME = Verdict(checks=(Check(name="collateral-windows", passed=True, expected=_INSIDE, found=_INSIDE),))
+_NOT_REVOKED = "no list at hand revokes a certificate that is used"
 _FETCH = "fetch collateral again: keyturn collateral fetch"
 
 
@@ -109,6 +119,33 @@ def _check(checks: CheckList, pck: Pck, found: VerifiedSet) -> Joined:
         start=max(one.start for one in windows),
         end=min(one.end for one in windows),
     )
+
+
+def check_lists(checks: CheckList, pck: Pck, found: VerifiedSet, lists: Sequence[bytes]) -> None:
+    """``lists-at-hand``: of lists (DER) beside those in the set, which were applied before."""
+    with checks.step("lists-at-hand", expected=_NOT_REVOKED):
+        if len(lists) > MAX_LISTS:
+            refuse(f"more than {MAX_LISTS} revocation lists are at hand")
+        issued = _issued((pck.chain, *found.signers, found.authority)) if lists else {}
+        for der in lists:
+            for authority, certificates in issued.items():
+                with suppress(CertificateError):
+                    serials = load_revocation_list(der, authority, what="list at hand").serials
+                    revoked = [one for one in certificates if one.serial_number in serials]
+                    break
+            else:
+                continue
+            if revoked:
+                refuse(f"{revoked[0].subject.rfc4514_string()} is revoked by a list that is at hand")
+
+
+def _issued(chains: Iterable[Chain]) -> dict[bytes, list[x509.Certificate]]:
+    """The certificates that each authority (DER) issued; a root issued itself."""
+    found: dict[bytes, list[x509.Certificate]] = {}
+    for chain in chains:
+        for certificate, authority in zip(chain.certificates, (*chain.ders[1:], chain.ders[-1]), strict=True):
+            found.setdefault(authority, []).append(certificate)
+    return found
 
 
 def check_time(checks: CheckList, joined: Joined, found: VerifiedSet, policy: DcapPolicy, now: int) -> None:

@@ -44,7 +44,13 @@ from attestation.dcap.identity_checks import IDENTITY_CHECKS, check_identity
 from attestation.dcap.library import VERSION, library_verdict
 from attestation.dcap.pck import PCK_CHECKS, Pck, read_pck
 from attestation.dcap.pick import PICK_CHECKS, pick_set
-from attestation.dcap.platform_checks import PLATFORM_CHECKS, age_window, check_platform, check_time
+from attestation.dcap.platform_checks import (
+    PLATFORM_CHECKS,
+    age_window,
+    check_lists,
+    check_platform,
+    check_time,
+)
 from attestation.dcap.qe_checks import QE_CHECKS, Certified, check_qe
 from attestation.dcap.quote import DcapQuote, TeeType, parse_dcap_quote
 from attestation.dcap.tcb_checks import (
@@ -108,6 +114,7 @@ class _Case:
 
     evidence: EvidenceContainer
     sets: tuple[DcapCollateral, ...]
+    lists: tuple[bytes, ...]
     roots: frozenset[bytes]
     policy: Policy
     section: DcapPolicy
@@ -129,6 +136,7 @@ def verify_dcap(
         case = _Case(
             evidence=evidence,
             sets=_sets(evidence.collateral.dcap, collateral.dcap),
+            lists=(*evidence.collateral.crls, *collateral.crls),
             roots=anchors.fingerprints(_PURPOSES[evidence.platform]),
             policy=policy,
             section=section,
@@ -189,6 +197,15 @@ def _sets(own: tuple[DcapCollateral, ...], given: tuple[DcapCollateral, ...]) ->
     return tuple(dict.fromkeys((*given, *own))) if own else given
 
 
+def _other_lists(case: _Case, given: DcapCollateral) -> tuple[bytes, ...]:
+    """All revocation lists at hand but those of the set that is used, each once."""
+    others = [one for one in case.sets if one != given]
+    if not others and not case.lists:
+        return ()
+    lists = (*(der for one in others for der in (one.pck_crl, one.root_ca_crl)), *case.lists)
+    return tuple(der for der in dict.fromkeys(lists) if der not in (given.pck_crl, given.root_ca_crl))
+
+
 def _verify(checks: CheckList, case: _Case) -> Callable[[], PlatformFacts]:
     """Makes all checks; gives the facts, which are for the case that all of them passed."""
     section, found = case.section, case.found
@@ -237,6 +254,7 @@ def _collateral(
     )
     collateral = kept.into(checks)
     joined = check_platform(quote.certification_data, given, case.roots).into(checks)
+    check_lists(checks, pck, collateral, _other_lists(case, given))
     limit = age_window(collateral, case.section)
     case.found.windows, case.found.links = (*joined.windows, limit), joined.links
     check_time(checks, joined, collateral, case.section, case.now)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
+from attestation.collateral import Collateral, DcapCollateral
 from attestation.platform_verification import Window
-from attestation.sim.pki import make_pki, new_keys
+from attestation.sim.pki import SimPki, make_pki, new_keys
 from attestation.sim.plan import Part
 from attestation.sim.tcb import DAY
 from tests.attestation.sim.judged import failed, found, policy_for, verify
@@ -92,3 +96,43 @@ def test_windows_of_the_good_plan_are_those_that_intel_has() -> None:
     assert windows[Part.TCB_INFO].end - windows[Part.TCB_INFO].start == 30 * DAY
     assert isinstance(windows[Part.ROOT_CRL], Window)
     assert windows[Part.ROOT_CRL].end - windows[Part.ROOT_CRL].start == 365 * DAY
+
+
+def newer_evaluation(made: SimPki) -> DcapCollateral:
+    """The collateral of ``made`` as the next TCB recovery has it, with the same lists."""
+    tcb_info = replace(plan().tcb_info, evaluation_number=21)
+    identity = replace(plan().qe_identity, evaluation_number=21)
+    later = make_pki(plan(tcb_info=tcb_info, qe_identity=identity), keys()).dcap()
+    return replace(
+        made.dcap(),
+        tcb_info=later.tcb_info,
+        tcb_info_signature=later.tcb_info_signature,
+        qe_identity=later.qe_identity,
+        qe_identity_signature=later.qe_identity_signature,
+    )
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [(Part.PCK, "pck_crl"), (Part.CA, "root_ca_crl"), (Part.TCB_SIGNING, "root_ca_crl")],
+)
+@pytest.mark.parametrize("loose", [False, True])
+def test_a_newer_set_in_the_evidence_hides_no_revocation(part: Part, name: str, loose: bool) -> None:
+    """The evidence brings collateral that is preferred, with a list of before the revocation; the list that
+    revokes is at hand, in another set or by itself.
+    """
+    good, revoking = pki(), make_pki(plan(revoked=frozenset({part})), keys()).dcap()
+    chosen, revoked = newer_evaluation(good), getattr(revoking, name)
+    assert failed(good, collateral=chosen) == []
+    if loose:
+        both = Collateral(dcap=(chosen,), crls=(revoked,))
+    else:
+        fields: dict[str, Any] = {name: revoked}
+        both = Collateral(dcap=(replace(good.dcap(), **fields), chosen))
+    assert failed(good, collateral=both) == ["lists-at-hand"]
+
+
+def test_lists_of_others_revoke_nothing_here() -> None:
+    good, stranger = pki(), make_pki(plan(revoked=frozenset({Part.PCK, Part.CA})), new_keys())
+    both = Collateral(dcap=(good.dcap(), stranger.dcap()), crls=(stranger.dcap().root_ca_crl, b"junk"))
+    assert failed(good, collateral=both) == []
