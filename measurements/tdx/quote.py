@@ -9,9 +9,9 @@ Layout (Intel TDX DCAP Quoting Library API, appendix A; little endian). Header, 
     | 20 bytes user data
 
 Version 4: a body of 584 bytes. Version 5: u16 body type (2: TDX 1.0, 584 bytes; 3: TDX 1.5, 648 bytes; 4: TDX
-1.5 extended, 885 bytes), u32 body size, the body. Then u32 size and that many bytes of signature data. Drivers
-return quotes in a larger buffer, so zeros may follow. The body holds, in this order, the fields of ``TdBody``
-with the sizes of ``_FIELDS``, and those of ``TdExtension`` (layout of body type 4: dcap-qvl 0.7.0,
+1.5 extended, 885 bytes), u32 body size, the body. Then u32 size and that many bytes of signature data.
+Drivers return quotes in a larger buffer, so zeros may follow. The body holds, in this order, the fields of
+``TdBody`` with the sizes of ``_FIELDS``, and those of ``TdExtension`` (layout of body type 4: dcap-qvl 0.7.0,
 ``src/quote.rs``, ``TDReport15Ex``).
 """
 
