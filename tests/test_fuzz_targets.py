@@ -97,7 +97,7 @@ def test_a_target_is_found_by_its_name() -> None:
 
 def test_a_run_finds_and_keeps_what_fails(tmp_path: Path) -> None:
     pytest.importorskip("atheris")
-    result = fuzz("tests.support.failing_fuzz_target", tmp_path, Limits(seconds=4, timeout=1, memory=256))
+    result = fuzz("tests.support.failing_fuzz_target", tmp_path, Limits(seconds=10, timeout=3, memory=256))
     assert result.executions > 0
     assert result.peak_rss > 0
     assert not result.broken
