@@ -21,7 +21,7 @@ from attestation.evidence_verdict import EvidenceVerdict
 from attestation.platform_verification import Window
 from attestation.policy import DcapPolicy, Policy
 
-MAX_MOMENTS = 256
+MAX_MOMENTS = 64
 """Most moments at which a verdict is computed again; beyond them nothing is said."""
 
 Evaluate = Callable[[Collateral, int], EvidenceVerdict]
@@ -141,13 +141,13 @@ def _policy_moments(policy: Policy) -> list[_Moment]:
 
 def _unused_moments(collateral: Collateral) -> list[_Moment]:
     """When anything at hand begins: a verifier may take it from then on in the place of what it took. What it
-    takes then brings its own windows.
+    takes then brings its own windows. Certificates are not chosen by time.
     """
     items = summarise(replace(collateral, early=()))
     return [
         _Moment(at=one.start, cause=f"{one.what} {one.subject} begins")
         for one in items
-        if one.start is not None
+        if one.start is not None and one.what != "certificate"
     ]
 
 

@@ -281,11 +281,26 @@ def certificate_window(certificate: x509.Certificate) -> Window:
     )
 
 
-@limited_cache(maxsize=64, largest=256 << 10)
 def load_revocation_list(der: bytes, issuer: bytes, *, what: str) -> RevocationList:
     """Read a list (DER) that the certificate ``issuer`` (DER) signed; raises ``CertificateError``. Its
     window is for the caller to check.
     """
+    found = _load_revocation_list(der, issuer, what)
+    if isinstance(found, CertificateError):
+        raise found.with_traceback(None)
+    return found
+
+
+@limited_cache(maxsize=256, largest=128 << 10)
+def _load_revocation_list(der: bytes, issuer: bytes, what: str) -> RevocationList | CertificateError:
+    """A refusal is kept, too: it costs as much."""
+    try:
+        return _read_revocation_list(der, issuer, what)
+    except CertificateError as error:
+        return error.with_traceback(None)
+
+
+def _read_revocation_list(der: bytes, issuer: bytes, what: str) -> RevocationList:
     if len(der) > MAX_CRL:
         refuse(f"{what} is larger than {MAX_CRL} bytes")
     authority = load_certificate(issuer, what=f"the issuer of {what}")
