@@ -15,9 +15,13 @@ from attestation.forecast import MAX_MOMENTS, Forecast, forecast
 from attestation.platform_verification import Window
 from attestation.policy import GraceWindow, TcbStatus
 from attestation.snp.products import Product
+from tests.attack.test_mixed_machines import beside, quoting
+from tests.attestation.test_policy_enforced import domain, enclave, gpu, vlek
+from tests.attestation.test_policy_enforced import nitro as generated_nitro
 from tests.attestation.verdicts import NOW, check, verdict_of
 from tests.support.policies import permissive_policy
 from tests.support.snp_pki import DAY, pki
+from tests.support.tpm_containers import REPORT_DATA
 from tests.support.whole_cases import WholeCase, dstack_case, nitro_case, snp_case, tpm_case
 
 HOUR = 3600
@@ -62,6 +66,12 @@ CASES: dict[str, Callable[[], WholeCase]] = {
     "nitro": nitro_case,
     "nitro, age of the document": nitro_age,
     "tpm": lambda: tpm_case(3),
+    "simulated domain, end of grace": domain,
+    "simulated enclave": enclave,
+    "vlek": vlek,
+    "gpu beside a simulated domain": gpu,
+    "generated nitro": generated_nitro,
+    "tpm beside a simulated domain": lambda: beside(REPORT_DATA, quoting(REPORT_DATA)),
 }
 
 
