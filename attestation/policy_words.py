@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
+from attestation.container import EvidencePlatform
 from attestation.policy import (
     AkProof,
     Allowed,
@@ -107,10 +108,29 @@ def _general(policy: Policy) -> Iterator[Sentence]:
             "Any report data passes, so old evidence passes as well: prove freshness in another way."
         )
     yield from _list(policy.app_hashes, "The app manifest's hash must be", "app")
+    yield from _app_limits(policy)
     if policy.tpm is not None:
         yield _decides("Every evidence must have a TPM part, beside its platform's report.")
+    if EvidencePlatform.TPM in policy.platforms and len(policy.platforms) > 1:
+        yield _warns(
+            "A TPM alone passes as well, without the report of a TEE: its host sees the memory. "
+            "List tpm among the platforms only if that is meant."
+        )
     if policy.gpu is not None:
         yield _decides("Every evidence must have GPU evidence.")
+
+
+def _app_limits(policy: Policy) -> Iterator[Sentence]:
+    """What the app's hash and the mark of a development image are worth."""
+    sections = (policy.tdx, policy.sgx, policy.sim, policy.snp, policy.tpm, policy.nitro)
+    unmeasured = all(one.measurements.any for one in sections if one is not None)
+    if not policy.app_hashes.any and unmeasured:
+        yield _warns("Any measurement passes, and other software can claim an app's hash.")
+    if policy.app_hashes.any and unmeasured and policy.environment is Environment.RELEASE:
+        yield _warns(
+            "Development images are known by their runtime events, which evidence may leave out: "
+            "list measurements or app hashes."
+        )
 
 
 def _dcap(section: DcapPolicy, now: int) -> Iterator[Sentence]:

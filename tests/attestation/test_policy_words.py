@@ -159,3 +159,24 @@ def test_templates_in_words() -> None:
     ]
     permissive = parse_policy(permissive_template().encode())
     assert len(sentences(permissive, Tone.WARNS)) > 10
+
+
+def warned(policy: Policy, words: str) -> bool:
+    return any(words in one for one in sentences(policy, Tone.WARNS))
+
+
+def test_a_tpm_alone_beside_tees_is_warned_of() -> None:
+    both = permissive_policy(EvidencePlatform.TDX, EvidencePlatform.TPM)
+    assert warned(both, "A TPM alone passes")
+    assert not warned(permissive_policy(EvidencePlatform.TPM), "A TPM alone passes")
+    beside = dataclasses.replace(both, platforms=frozenset({EvidencePlatform.TDX}))
+    assert not warned(beside, "A TPM alone passes")
+
+
+def test_what_the_apps_hash_is_worth_without_measurements() -> None:
+    listed = dataclasses.replace(TDX, app_hashes=only("11" * 32))
+    measured = Measurements(sets=(MeasurementSet(name="one", registers={"mrtd": b"1"}),))
+    assert warned(listed, "other software can claim")
+    assert not warned(changed(listed, "tdx", measurements=measured), "other software can claim")
+    assert warned(TDX, "evidence may leave out")
+    assert not warned(changed(TDX, "tdx", measurements=measured), "evidence may leave out")
