@@ -86,7 +86,11 @@ def ahead_of(case: WholeCase) -> Forecast:
 
 
 def require_exact(case: WholeCase) -> int:
-    assert case.verify().passed
+    verdict = case.verify()
+    assert verdict.passed
+    begins = max(one.start for one in verdict.windows)
+    assert case.verify(now=begins).passed
+    assert not case.verify(now=begins - 1).passed
     until = ahead_of(case).valid_until
     assert until is not None
     assert case.verify(now=until).passed
