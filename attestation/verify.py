@@ -10,7 +10,7 @@ platform's own     see the verifiers of ``attestation.dcap``, ``snp``, ``nitro``
 TPM's own          see ``attestation.tpm``; given the facts of the platform's report, if there is one
 ``event-logs``     see ``attestation.event_logs``; against the registers of the verified reports
 ``app``            see ``attestation.app_checks``; from runtime events that yield the register
-GPU's own          see ``attestation.nvidia``; bound to the first report's report data
+GPU's own          see ``attestation.nvidia``; bound to report data that the guest chose
 =================  ======================================================================================
 
 A part whose platform failed is still verified as far as that makes sense, so that a person sees all that is
@@ -71,9 +71,9 @@ def verify_evidence(
         groups.append(group_of("policy", "policy", POLICY_CHECKS, outer.verdict()))
         return _verdict(evidence, policy, now, groups, parts)
     verifier = _VERIFIERS.get(evidence.platform)
+    own = policy_of_tee_report(evidence, policy)
     tee: PlatformFacts | None = None
     if verifier is not None:
-        own = policy_of_tee_report(evidence, policy)
         report = verifier(evidence, collateral=collateral, anchors=anchors, policy=own, now=now)
         parts.append(report)
         tee = report.facts
@@ -84,11 +84,18 @@ def verify_evidence(
     groups += [group for part in parts for group in part.groups]
     groups += _logs_and_app(evidence, policy, parts)
     if evidence.gpus:
-        cpu = parts[0].facts if parts else None
+        cpu = _guest_facts(parts, below_paravisor=own is not policy)
         gpus = verify_gpus(evidence, collateral=collateral, anchors=anchors, policy=policy, now=now, cpu=cpu)
         parts.append(gpus)
         groups += gpus.groups
     return _verdict(evidence, policy, now, groups, parts)
+
+
+def _guest_facts(parts: list[PlatformVerification], *, below_paravisor: bool) -> PlatformFacts | None:
+    """Facts of the part whose report data the guest itself chose: the platform's report, but the TPM's quote
+    where a paravisor has the report's.
+    """
+    return parts[-1 if below_paravisor else 0].facts if parts else None
 
 
 def _check_policy(checks: CheckList, evidence: EvidenceContainer, policy: Policy) -> None:

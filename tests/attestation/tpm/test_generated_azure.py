@@ -19,12 +19,16 @@ from attestation.anchors import anchors_for
 from attestation.collateral import Collateral
 from attestation.container import EvidenceContainer, EvidencePlatform, TpmPart
 from attestation.evidence_verdict import EvidenceVerdict
+from attestation.nvidia.binding import gpu_report_data
 from attestation.policy import AkProof, Measurements, MeasurementSet, Policy
+from attestation.report_data import qualifying_data
 from attestation.snp.report_facts import registers_of
 from attestation.tpm.ak_public import standard_ak_public
 from attestation.tpm_structures import parse_public
 from attestation.verify import verify_evidence
 from measurements.sev.report import parse_report
+from tests.attestation.nvidia.cases import STRICT as GPU
+from tests.attestation.nvidia.cases import good_part
 from tests.support.azure_evidence import rsassa
 from tests.support.paper_tpm import BOTH_BANKS, attest
 from tests.support.policies import ANY, ANY_MACHINE, only, permissive_policy
@@ -78,13 +82,13 @@ def quoted(key: rsa.RSAPrivateKey, registers: Mapping[int, bytes], request: byte
     return TpmPart(quote=quote, signature=signature, ak_public=public, pcrs={"sha256": registers})
 
 
-def machine(*, vmpl: int = 0, signer: rsa.RSAPrivateKey | None = None) -> Machine:
+def machine(*, vmpl: int = 0, signer: rsa.RSAPrivateKey | None = None, request: bytes = REQUEST) -> Machine:
     """A machine with which nothing is wrong; ``signer`` is another key than the vTPM's."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     data = runtime_data(key.public_key())
     report_data = hashlib.sha256(data).digest() + bytes(32)
     case = good_case(Wishes(report_data=report_data, vmpl=vmpl))
-    part = replace(quoted(signer or key, BANK["sha256"], REQUEST), hcl_report=hcl(case.report, data))
+    part = replace(quoted(signer or key, BANK["sha256"], request), hcl_report=hcl(case.report, data))
     evidence = EvidenceContainer(platform=EvidencePlatform.SNP, report=case.report, tpm=part)
     tpm = permissive_policy(EvidencePlatform.SNP, EvidencePlatform.TPM).tpm
     assert tpm is not None
@@ -94,7 +98,7 @@ def machine(*, vmpl: int = 0, signer: rsa.RSAPrivateKey | None = None) -> Machin
     policy = replace(
         case.policy,
         platforms=frozenset({EvidencePlatform.SNP, EvidencePlatform.TPM}),
-        report_data=only(REQUEST.hex()),
+        report_data=only(request.hex()),
         snp=replace(case.policy.snp, measurements=Measurements(sets=(paravisor,))),
         tpm=replace(
             tpm,
@@ -114,6 +118,17 @@ def test_a_machine_passes_a_strict_policy() -> None:
     assert verdict.failed_checks == frozenset()
     assert [facts.platform for facts in verdict.facts] == ["snp", "tpm"]
     assert verdict.facts[1].report_data == REQUEST
+
+
+@pytest.mark.parametrize("bound", [True, False])
+def test_gpus_are_bound_by_what_the_guest_quotes(bound: bool) -> None:
+    """Report data of the SNP report is the paravisor's, so it can bind nothing of the guest's."""
+    nonce, parts = good_part().nonce, [good_part()]
+    request = qualifying_data(gpu_report_data(parts, nonce)) if bound else REQUEST
+    mine = machine(request=request)
+    policy = replace(mine.policy, gpu=GPU)
+    verdict = replace(mine, policy=policy, evidence=replace(mine.evidence, gpus=tuple(parts))).verdict()
+    assert ("gpus/gpu-binding" in verdict.failed_checks) is not bound
 
 
 def test_another_request_is_refused() -> None:
