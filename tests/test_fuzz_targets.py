@@ -18,12 +18,13 @@ import pytest
 from tests.fuzz.run import FuzzResult, Limits, fuzz, table
 from tests.fuzz.targets import FuzzTarget, load, modules, named
 from tests.support.hostile import hostile_inputs, mutations
+from tests.support.limits import BUSY_SECONDS
 from tests.support.vectors import vectors_folder
 
 MUTATIONS = 300
 MUTATION_SECONDS = 3.0
 """Processor time for the mutations of one target; each gets at least 30."""
-MAX_SECONDS = 0.1 * 3
+MAX_SECONDS = BUSY_SECONDS
 MAX_MEMORY = 64 << 20
 
 TARGETS = pytest.mark.parametrize("module", modules())

@@ -19,6 +19,7 @@ from measurements.eventlog import MAX_RECORDS, Algorithm, parse_event_log
 from measurements.events import EventType
 from measurements.tdx.quote import parse_quote
 from tests.support.event_log_writer import Record, spec_id_record, write_log, write_record
+from tests.support.limits import BUSY_SECONDS
 from tests.support.log_evidence import ccel, dstack, failures, keyturn, pcrs_of, rtmrs_of, tcg2
 from tests.support.vectors import vector
 
@@ -338,7 +339,7 @@ def test_a_hostile_mebibyte_is_refused_in_time_and_memory(name: str) -> None:
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert not verdict.passed
     assert {check.name for check in verdict.checks} <= set(log_checks(evidence))
-    assert spent < 0.1, f"{spent * 1000:.0f} ms"
+    assert spent < BUSY_SECONDS, f"{spent * 1000:.0f} ms"
     assert grown < 64 << 10, f"{grown} KiB"
 
 
@@ -347,7 +348,7 @@ def test_as_many_events_of_dstack_as_are_read_take_bounded_time() -> None:
     data = json.dumps([entry] * MAX_EVENTS, separators=(",", ":")).encode()
     began = time.process_time()
     assert failures({"rtmr3": bytes(48)}, dstack(data)) == ["log-dstack-replay"]
-    assert time.process_time() - began < 0.2
+    assert time.process_time() - began < BUSY_SECONDS
 
 
 def test_registers_of_a_log_are_those_of_no_other_platform() -> None:

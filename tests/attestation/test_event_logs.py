@@ -23,6 +23,7 @@ from measurements.events import EventType
 from measurements.runtime_events import RuntimeEvent, boot_event, replay_runtime_events, storage_event
 from measurements.runtime_events import Storage as StorageState
 from tests.support.event_log_writer import Record, write_log
+from tests.support.limits import BUSY_SECONDS
 from tests.support.log_evidence import (
     ccel,
     container,
@@ -355,6 +356,6 @@ def test_any_cut_or_flipped_byte_of_a_log_is_our_error_or_another_replay(data: s
 def test_a_long_log_is_read_and_judged_in_time() -> None:
     data = tpm_log(*(record(pcr % 10, EventType.EV_EFI_ACTION, b"x" * 100) for pcr in range(100)))
     registers = pcrs_of(data)
-    began = time.perf_counter()
+    began = time.process_time()
     assert failures(registers, tcg2(data)) == []
-    assert time.perf_counter() - began < 0.2
+    assert time.process_time() - began < BUSY_SECONDS

@@ -13,10 +13,10 @@ import pytest
 from attestation.snp.certificate_table import CertificateTableError, parse_certificate_table
 from attestation.snp.products import Product
 from measurements.sev.report import SigningKey
+from tests.support.limits import BUSY_SECONDS
 from tests.support.snp_cases import SnpCase, failed, good_case
 from tests.support.snp_pki import LeafWishes, Levels, Wishes, der_integer, pki
 
-SECONDS = 0.3
 """Three times what a verifier may take."""
 GENOA = pki(Product.GENOA)
 MEBIBYTE = 1 << 20
@@ -64,7 +64,7 @@ def test_junk_beside_good_evidence(change: Callable[[SnpCase], SnpCase]) -> None
     case = change(good_case())
     started = time.process_time()
     found = case.verify()
-    assert time.process_time() - started < SECONDS
+    assert time.process_time() - started < BUSY_SECONDS
     assert failed(found) == set()
 
 
@@ -72,7 +72,7 @@ def test_many_authorities_of_one_name_are_refused() -> None:
     case = many_authorities(good_case())
     started = time.process_time()
     assert failed(case.verify()) == {"chain"}
-    assert time.process_time() - started < SECONDS
+    assert time.process_time() - started < BUSY_SECONDS
 
 
 @pytest.mark.parametrize("size", [0, 1183, 1185, MEBIBYTE])
@@ -80,7 +80,7 @@ def test_report_of_another_size(size: int) -> None:
     case = replace(good_case(), report=good_case().report[:1].ljust(size, b"\0")[:size])
     started = time.process_time()
     assert failed(case.verify()) == {"report-form"}
-    assert time.process_time() - started < SECONDS
+    assert time.process_time() - started < BUSY_SECONDS
 
 
 def test_large_tables() -> None:
@@ -89,7 +89,7 @@ def test_large_tables() -> None:
         started = time.process_time()
         with pytest.raises(CertificateTableError):
             parse_certificate_table(data)
-        assert time.process_time() - started < SECONDS
+        assert time.process_time() - started < BUSY_SECONDS
 
 
 def test_extensions_without_number() -> None:
@@ -99,4 +99,4 @@ def test_extensions_without_number() -> None:
     case = replace(good_case(Wishes()), certificates=(leaf, GENOA.ask.der, GENOA.ark.der))
     started = time.process_time()
     assert failed(case.verify()) == {"key-certificate"}
-    assert time.process_time() - started < SECONDS
+    assert time.process_time() - started < BUSY_SECONDS

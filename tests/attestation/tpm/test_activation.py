@@ -20,6 +20,7 @@ from attestation.tpm.credential_file import credential_file
 from attestation.tpm_structures import TpmStructureError
 from measurements.errors import KeyturnError
 from tests.support.containers import SMALL
+from tests.support.limits import BUSY_SECONDS
 from tests.support.paper_tpm import Authority
 from tests.support.tpm_containers import SECRET, PaperMachine, container, failures, verify
 
@@ -144,10 +145,10 @@ def test_parts_that_are_too_large_are_refused_at_once(field: str, size: int) -> 
     good = {"ek_certificate": machine().tpm.ek_certificate, "ak_public": machine().tpm.ak_public}
     part = TpmPart(quote=b"q", signature=b"s", pcrs={}, **{**good, field: good[field].ljust(size, b"\0")})
     evidence = replace(SMALL, platform=EvidencePlatform.TPM, report=b"", tpm=part)
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(KeyturnError):
         make_challenge(evidence, secret=SECRET)
-    assert time.perf_counter() - began < 0.1
+    assert time.process_time() - began < BUSY_SECONDS
 
 
 def test_the_file_has_a_header_and_both_structures() -> None:
