@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attestation.evidence import TYPE
 from keyturn.input_files import read_limited
 from keyturn.output import Output, escape
 from keyturn.verdict_output import require_tree, show_tree
@@ -70,6 +71,23 @@ class PolicyInputs:
                 )
 
 
+def read_own_document(path: Path) -> Any:
+    """Keyturn's own evidence, or a receipt: what is verified without a policy. Raises ``VerifyUsageError``
+    for anything else.
+    """
+    try:
+        document = parse_json(read_limited(path), subject=str(path))
+    except KeyturnError:
+        document = None
+    if _is_receipt(document) or (isinstance(document, dict) and document.get("type") == TYPE):
+        return document
+    raise VerifyUsageError(
+        "is neither evidence of a keyturn guest nor a receipt",
+        subject=str(path),
+        advice="to judge evidence of any other kind give --policy POLICY (keyturn policy init writes one)",
+    )
+
+
 def is_judged_file(name: str) -> bool:
     """Whether a policy judges this file itself: it is neither a service nor a receipt of a KMS, whose app
     names its policy on chain.
@@ -85,7 +103,12 @@ def is_judged_file(name: str) -> bool:
         document = parse_json(data, subject=name)
     except KeyturnError:
         return True
-    return not (isinstance(document, dict) and "payloadType" in document)
+    return not _is_receipt(document)
+
+
+def _is_receipt(document: Any) -> bool:
+    """Whether it is a signed receipt, alone or as a KMS shows it with its place in a batch."""
+    return isinstance(document, dict) and ("receipt" in document or "payloadType" in document)
 
 
 def verify_with_policy(out: Output, path: Path, inputs: PolicyInputs) -> None:

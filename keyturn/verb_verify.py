@@ -172,8 +172,12 @@ def verify(
     json: JsonOption = False,
 ) -> None:
     """Check everything from the hardware's root to the policy on chain; exit 0 only if all of it holds."""
-    from keyturn.input_files import read_document
-    from keyturn.policy_verification import PolicyInputs, is_judged_file, verify_with_policy
+    from keyturn.policy_verification import (
+        PolicyInputs,
+        is_judged_file,
+        read_own_document,
+        verify_with_policy,
+    )
     from keyturn.service_client import is_url
     from keyturn.verify_inputs import AnchorOptions, NodeFiles, ReceiptFiles, ServiceInputs, VerifyUsageError
 
@@ -236,7 +240,7 @@ def verify(
     elif is_url(given := _given(file)):
         service = ServiceInputs(url=given, kms=kms, reference=reference)
         tree = _verify_service(service, options, node, rpc, write_bundle)
-    elif _is_evidence(document := read_document(Path(given))):
+    elif _is_evidence(document := read_own_document(Path(given))):
         tree = _verify_evidence(document, options, reference, manifest, report_data, log_part)
     else:
         files = ReceiptFiles(

@@ -108,6 +108,14 @@ class TestSimulated:
         assert "keyturn collateral fetch" in out
 
 
+@pytest.mark.parametrize("data", [b"\x04\x00\x02\x00", b"{}", b"[]", b'{"quote": "00"}', b"{"])
+def test_evidence_of_other_kinds_asks_for_a_policy(shell: Shell, data: bytes) -> None:
+    Path("quote.bin").write_bytes(data)
+    status, out, err = shell.run("verify", "quote.bin")
+    assert (status, out) == (2, "")
+    assert "--policy" in err
+
+
 class TestUsage:
     def refused(self, shell: Shell, *words: str) -> str:
         status, out, _ = shell.run("verify", *words, "--json")

@@ -10,6 +10,7 @@ import pytest
 from attestation.policy import Policy
 from attestation.policy_document import encode_policy, policy_digest
 from contracts import layout
+from keyturn.policy_verification import is_judged_file
 from kms.bundle import Bundle, encode_bundle
 from tests.keyturn.test_verb_verify import Shell, trusted
 from tests.kms.bundles import make_bundle
@@ -78,3 +79,11 @@ def test_an_app_with_a_rule_needs_its_policy(shell: Shell, ruled: Ruled) -> None
 def test_options_for_other_evidence_are_not_ignored(shell: Shell, ruled: Ruled, option: list[str]) -> None:
     found = shell.failures(*words_of(shell, ruled, ruled.policy), *option)
     assert found == (2, ["verify-usage"])
+
+
+def test_a_receipt_is_not_judged_as_evidence(shell: Shell, ruled: Ruled) -> None:
+    shown = {"receipt": ruled.bundle.receipt, "inclusion": ruled.bundle.inclusion}
+    receipt = shell.file("receipt.json", shown)
+    words = words_of(shell, ruled, ruled.policy)[2:]
+    assert shell.failures(receipt, *words) == (2, ["verify-usage"])  # no node was named
+    assert not is_judged_file(receipt)
