@@ -33,7 +33,7 @@ from attestation.dcap.verify import verify_dcap
 from attestation.event_logs import judge_logs, log_checks
 from attestation.evidence_verdict import EvidenceVerdict
 from attestation.nitro.verify import verify_nitro
-from attestation.nvidia.verifier import verify_gpus
+from attestation.nvidia.verify import verify_gpus
 from attestation.platform_verification import PlatformFacts, PlatformVerification
 from attestation.policy import Policy
 from attestation.snp.verify import verify_snp

@@ -1,4 +1,4 @@
-"""The checks on one GPU or switch; ``attestation.nvidia.verifier`` has the table of them."""
+"""The checks on one GPU or switch; ``attestation.nvidia.verify`` has the table of them."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from attestation.anchors import anchors_for
 from attestation.collateral import Collateral
 from attestation.container import EvidenceContainer, EvidencePlatform, GpuPart
 from attestation.nvidia.binding import gpu_report_data
-from attestation.nvidia.verifier import verify_gpus
+from attestation.nvidia.verify import verify_gpus
 from attestation.platform_verification import PlatformFacts, PlatformVerification
 from attestation.policy import GpuPolicy, Policy
 from attestation.verdict import Check

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from attestation.anchors import anchors_for
 from attestation.collateral import Collateral
 from attestation.container import EvidenceContainer, EvidencePlatform, GpuPart
-from attestation.nvidia.verifier import verify_gpus
+from attestation.nvidia.verify import verify_gpus
 from attestation.platform_verification import PlatformVerification
 from attestation.verdict import Check
 from tests.attestation.nvidia.samples import BAD_SIGNATURE, FOLDER, SAMPLES, sample

@@ -12,7 +12,7 @@ from attestation.collateral import Collateral
 from attestation.container import EvidenceContainer, EvidencePlatform
 from attestation.nvidia.binding import gpu_evidence, gpu_evidence_digest, gpu_report_data
 from attestation.nvidia.device_checks import CHECKS
-from attestation.nvidia.verifier import SET_CHECKS, verify_gpus
+from attestation.nvidia.verify import SET_CHECKS, verify_gpus
 from attestation.policy import Allowed, GpuPolicy
 from attestation.report_data import qualifying_data
 from tests.attestation.nvidia.cases import STRICT, Case, good_collateral, good_part
